@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields that more than one event kind uses, each written once."""
+
+from schemas.layout import ADDR, NAME, TIME_NS, U8, U16, U64, Field, enum8
+
+# Rows arrive nearly sorted by time, so neighbours differ by little.
+TIME_CODEC = "Delta(8), ZSTD(1)"
+COUNTER_CODEC = "T64, ZSTD(1)"
+
+DIRECTIONS = {"ingress": 1, "egress": 2}
+
+TIME = Field("time", TIME_NS, "wall time of the start, nanoseconds since the epoch", TIME_CODEC)
+END = Field("end", TIME_NS, "wall time of the end, nanoseconds since the epoch", TIME_CODEC)
+INTERFACE = Field("interface", NAME, "name of the network interface")
+DIRECTION = Field(
+    "direction",
+    enum8(**DIRECTIONS),
+    "`ingress`: received by the interface; `egress`: sent by it",
+)
+SRC_ADDR = Field("src_addr", ADDR, "source address; IPv4 is mapped into ::ffff/96")
+DST_ADDR = Field("dst_addr", ADDR, "destination address; IPv4 is mapped into ::ffff/96")
+SRC_PORT = Field("src_port", U16, "source port, 0 where the protocol has none")
+DST_PORT = Field("dst_port", U16, "destination port, 0 where the protocol has none")
+PROTOCOL = Field("protocol", U8, "IANA protocol number; 0 where the packet is not IP")
+ETHERTYPE = Field(
+    "ethertype",
+    U16,
+    "IEEE ethertype behind any VLAN tag; 4 for IEEE 802.2 frames, which carry a length instead;"
+    " 0 for totals whose packets were not told apart",
+)
+VLAN = Field("vlan", U16, "VLAN id of the outer 802.1Q tag, 0 where there is none")
+DSCP = Field("dscp", U8, "differentiated services code point (RFC 2474)")
+ICMP_TYPE = Field("icmp_type", U8, "ICMP or ICMPv6 type, 0 for other protocols")
+ICMP_CODE = Field("icmp_code", U8, "ICMP or ICMPv6 code, 0 for other protocols")
+TCP_FLAGS = Field("tcp_flags", U8, "TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128")
+PACKETS = Field("packets", U64, "packets, as many as a wire carries", COUNTER_CODEC)
+BYTES = Field("bytes", U64, "layer-2 bytes without the frame check sequence", COUNTER_CODEC)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A flow: the counters of one five-tuple at one interface and direction over one interval.
+
+The kernel keeps each flow in a slot of one cache line.  What identifies it fills 41 bytes;
+interface and direction (together a *hook point*), VLAN and DSCP share the 32-bit lane, so
+that looking a flow up compares six words.
+"""
+
+from schemas import fields as f
+from schemas.layout import U8, U16, U32, U64, Bits, Field, Layout, Record, pad
+
+LANE = Bits(
+    "lane",
+    "where a packet was seen and how it was marked: the part of a flow's key beside addresses,"
+    " ports and protocol",
+    (("point", 12), ("vlan", 12), ("dscp", 6), ("shape", 2)),
+)
+
+# What the rest of the key means.
+SHAPES = {"other": 0, "ipv4": 1, "ipv6": 2}
+
+FLOW_SLOT = Layout(
+    "flow_slot",
+    "One live flow on one CPU: exactly one cache line.",
+    (
+        f.SRC_ADDR,
+        f.DST_ADDR,
+        Field(
+            "src_port_be",
+            U16,
+            "source port; ICMP: type, then code; shape `other`: the ethertype",
+        ),
+        Field("dst_port_be", U16, "destination port, 0 where there is none"),
+        Field("lane", U32, LANE.doc),
+        f.PROTOCOL,
+        f.TCP_FLAGS.of(U8, "OR of the flags since the last snapshot"),
+        Field("generation", U16, "changes with the identity; odd while it is being replaced"),
+        f.PACKETS.of(U32, "packets since the slot was taken, modulo 2^32"),
+        f.BYTES.of(U64, "bytes since the slot was taken"),
+        Field("last_jiffies", U32, "jiffies of the latest packet, modulo 2^32"),
+        Field("min_bytes", U16, "smallest packet since the last snapshot"),
+        Field("max_bytes", U16, "largest packet since the last snapshot"),
+    ),
+)
+
+FLOW_ORIGIN = Layout(
+    "flow_origin",
+    "What a flow writes once an interval, kept off the hot cache line.",
+    (Field("first_ns", U64, "CLOCK_MONOTONIC of the first packet since the last snapshot"),),
+)
+
+FLOW_EVICTION = Layout(
+    "flow_eviction",
+    "A flow that had to make room, as it goes through the ring buffer.",
+    (
+        *FLOW_SLOT.fields,
+        *FLOW_ORIGIN.fields,
+        Field("slot_index", U32, "which slot of the flow cache it left"),
+        pad(4),
+    ),
+)
+
+FLOW = Record(
+    kind="flow",
+    table="flows",
+    doc=(
+        "What one five-tuple did at one interface and direction in one interval.  Packets"
+        " without a five-tuple are rows with zero addresses under their ethertype or protocol,"
+        " so that `sum(packets)` is always the whole truth."
+    ),
+    fields=(
+        f.TIME,
+        f.END,
+        f.INTERFACE,
+        f.DIRECTION,
+        f.SRC_ADDR,
+        f.DST_ADDR,
+        f.SRC_PORT,
+        f.DST_PORT,
+        f.PROTOCOL,
+        f.ETHERTYPE,
+        f.VLAN,
+        f.DSCP,
+        f.ICMP_TYPE,
+        f.ICMP_CODE,
+        f.TCP_FLAGS,
+        f.PACKETS,
+        f.BYTES,
+        Field("min_bytes", U16, "smallest packet, in bytes; 65535 also stands for larger"),
+        Field("max_bytes", U16, "largest packet, in bytes; 65535 also stands for larger"),
+    ),
+    order_by="toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time",
+)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger: what a hook saw in one interval, and what became of it.
+
+For every row `seen = flow + pending`: packets that the hook saw are in flow rows, or will be
+in the next interval's.  Flow rows include those under `overflow`, where the kernel had no room
+for the detail of a flow and only its totals survived.
+"""
+
+from schemas import fields as f
+from schemas.layout import U64, Field, Layout, Record, enum8, pad
+
+HOOKS = {"xdp": 1, "xdp_generic": 2, "tcx": 3, "clsact": 4}
+
+
+def _counter(name: str, doc: str) -> Field:
+    return Field(name, U64, doc, f.COUNTER_CODEC)
+
+
+SEEN_PACKETS = _counter("seen_packets", "packets that the hook saw")
+SEEN_BYTES = _counter("seen_bytes", "bytes that the hook saw")
+NEW_FLOWS = _counter("new_flows", "flows that took a slot of the flow cache")
+EVICTIONS = _counter("evictions", "flows that left the cache for another, with their detail")
+OVERFLOWS = _counter("overflows", "flows that left the cache when the ring buffer had no room")
+OVERFLOW_PACKETS = _counter("overflow_packets", "packets whose flow is lost, kept as totals")
+OVERFLOW_BYTES = _counter("overflow_bytes", "bytes whose flow is lost, kept as totals")
+SAMPLES = _counter("samples", "packet headers put into the ring buffer")
+LOST_SAMPLES = _counter("lost_samples", "packet headers that the ring buffer had no room for")
+TRUNCATED_PACKETS = _counter(
+    "truncated_packets",
+    "packets whose headers ended early; they are counted by what could be read",
+)
+
+HOOK_TOTALS = Layout(
+    "hook_totals",
+    "The books of one hook point on one CPU: exactly two cache lines.",
+    (
+        SEEN_PACKETS,
+        SEEN_BYTES,
+        Field("sample_countdown", U64, "packets to pass before the next one is sampled"),
+        NEW_FLOWS,
+        EVICTIONS,
+        OVERFLOWS,
+        OVERFLOW_PACKETS,
+        OVERFLOW_BYTES,
+        SAMPLES,
+        LOST_SAMPLES,
+        TRUNCATED_PACKETS,
+        pad(40),
+    ),
+)
+
+LEDGER = Record(
+    kind="ledger",
+    table="ledger",
+    doc="The books of one interface and direction over one interval: everything is accounted for.",
+    fields=(
+        f.TIME,
+        f.END,
+        f.INTERFACE,
+        f.DIRECTION,
+        Field("hook", enum8(**HOOKS), "where the packets were counted"),
+        SEEN_PACKETS,
+        SEEN_BYTES,
+        _counter("flow_packets", "packets in this interval's flow rows"),
+        _counter("flow_bytes", "bytes in this interval's flow rows"),
+        NEW_FLOWS,
+        EVICTIONS,
+        OVERFLOWS,
+        OVERFLOW_PACKETS,
+        OVERFLOW_BYTES,
+        SAMPLES,
+        LOST_SAMPLES,
+        TRUNCATED_PACKETS,
+        _counter("link_packets", "packets by the interface's own counters"),
+        _counter("link_bytes", "bytes by the interface's own counters"),
+    ),
+    order_by="time, node, interface, direction",
+)

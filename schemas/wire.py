@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Kafka record's value: one msgpack map of columns, which any msgpack library reads.
+
+    {"v": 1, "kind": "flow", "node": "web-1", "boot_id": "…", "run": "…", "seq": 17,
+     "anchor": {"monotonic_ns": …, "wall_ns": …}, "n": 2,
+     "cols": {"bytes": ["<u8", bin], "interface": ["|u1", bin, ["eth0", "eth1"]], …}}
+
+A column is its numpy type and its little-endian bytes, *n* values long; a column of names has
+the list of its categories third, and its values are indexes into that list.  Columns are only
+ever appended to a kind: a reader ignores those that it does not know, and fills those that it
+misses.  What comes off a topic is untrusted: everything is checked before it is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.catalogue import RECORD_OF_KIND
+from schemas.layout import NAME, Record
+
+VERSION = 1
+MAX_ROWS = 1 << 20
+MAX_PAYLOAD_BYTES = 256 << 20
+MAX_NAME_BYTES = 256
+MAX_CATEGORIES = 1 << 16
+
+
+class WireError(Exception):
+    """A payload that is no valid record; the text is the reason given to the dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A column of repeating text: unsigned codes into a list of categories."""
+
+    codes: NDArray[Any]
+    categories: tuple[str, ...]
+
+
+Column = NDArray[Any] | Names
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one kind from one node, as columns.
+
+    `(node, boot_id, run, kind, seq)` names the batch for ever.  *unknown* are the columns that
+    the payload held and this version of the schema does not.
+    """
+
+    kind: str
+    node: str
+    boot_id: str
+    run: str
+    seq: int
+    anchor: Mapping[str, int]
+    rows: int
+    columns: Mapping[str, Column]
+    unknown: tuple[str, ...] = field(default=())
+
+    @property
+    def record(self) -> Record:
+        return RECORD_OF_KIND[self.kind]
+
+
+def encode(batch: Batch) -> bytes:
+    """The payload of *batch*, whose columns already have the types of their fields."""
+    return msgpack.packb(  # type: ignore[no-any-return]
+        {
+            "v": VERSION,
+            "kind": batch.kind,
+            "node": batch.node,
+            "boot_id": batch.boot_id,
+            "run": batch.run,
+            "seq": batch.seq,
+            "anchor": dict(batch.anchor),
+            "n": batch.rows,
+            "cols": {name: _encode_column(column) for name, column in batch.columns.items()},
+        }
+    )
+
+
+def _encode_column(column: Column) -> list[object]:
+    if isinstance(column, Names):
+        return [*_encode_values(column.codes), list(column.categories)]
+    return _encode_values(column)
+
+
+def _encode_values(values: NDArray[Any]) -> list[object]:
+    return [values.dtype.str, memoryview(np.ascontiguousarray(values).view(np.uint8))]
+
+
+def decode(payload: bytes) -> Batch:
+    """The batch in *payload*; its columns are views into the payload, nothing is copied.
+
+    Raises:
+        WireError: the payload is not a record of this version, or is inconsistent.
+    """
+    content = _unpack(payload)
+    if (version := content.get("v")) != VERSION:
+        raise WireError(f"version is {version!r}, this consumer reads {VERSION}")
+    kind = _text(content, "kind")
+    if kind not in RECORD_OF_KIND:
+        raise WireError(f"kind {kind!r} is unknown")
+    rows = _whole_number(content, "n", MAX_ROWS)
+    known, unknown = _decode_columns(RECORD_OF_KIND[kind], content.get("cols"), rows)
+    return Batch(
+        kind=kind,
+        node=_text(content, "node"),
+        boot_id=_text(content, "boot_id"),
+        run=_text(content, "run"),
+        seq=_whole_number(content, "seq", (1 << 63) - 1),
+        anchor=_anchor(content),
+        rows=rows,
+        columns=known,
+        unknown=unknown,
+    )
+
+
+def _unpack(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise WireError(f"payload has {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}")
+    try:
+        # The limits default to the payload's own length, so nothing is allocated for lies.
+        content = msgpack.unpackb(payload, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise WireError(f"payload is no msgpack: {error or type(error).__name__}") from None
+    if not isinstance(content, dict):
+        raise WireError(f"payload is a {type(content).__name__}, not a map")
+    return content
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    value = content.get(key)
+    if not isinstance(value, str) or not value or len(value.encode()) > MAX_NAME_BYTES:
+        raise WireError(f"{key} is not a text of 1 to {MAX_NAME_BYTES} bytes")
+    return value
+
+
+def _whole_number(content: Mapping[str, Any], key: str, most: int) -> int:
+    value = content.get(key)
+    if type(value) is not int or not 0 <= value <= most:
+        raise WireError(f"{key} is {str(value)[:40]}, not a whole number from 0 to {most}")
+    return value
+
+
+def _anchor(content: Mapping[str, Any]) -> dict[str, int]:
+    anchor = content.get("anchor")
+    if not isinstance(anchor, dict) or not all(type(value) is int for value in anchor.values()):
+        raise WireError("anchor is not a map of whole numbers")
+    return anchor
+
+
+def _decode_columns(
+    record: Record, columns: object, rows: int
+) -> tuple[dict[str, Column], tuple[str, ...]]:
+    if not isinstance(columns, dict):
+        raise WireError("cols is not a map")
+    known: dict[str, Column] = {}
+    for one in record.fields:
+        if one.name not in columns:
+            continue
+        encoded = columns[one.name]
+        if one.kind is NAME:
+            known[one.name] = _decode_names(one.name, encoded, rows)
+        else:
+            known[one.name] = _decode_values(one.name, encoded, one.kind.numpy, rows)
+    if "time" not in known:
+        raise WireError("column time is missing")
+    return known, tuple(str(name) for name in columns if name not in known)
+
+
+def _decode_names(name: str, encoded: object, rows: int) -> Names:
+    if not isinstance(encoded, list) or len(encoded) != 3:  # noqa: PLR2004
+        raise WireError(f"column {name} is not [type, bytes, categories]")
+    numpy_type, content, categories = encoded
+    if numpy_type not in ("|u1", "<u2"):
+        raise WireError(f"column {name} has codes of type {str(numpy_type)[:40]}, not |u1 or <u2")
+    codes = _decode_values(name, [numpy_type, content], numpy_type, rows)
+    if not isinstance(categories, list) or len(categories) > MAX_CATEGORIES:
+        raise WireError(f"column {name} has no list of at most {MAX_CATEGORIES} categories")
+    for category in categories:
+        if not isinstance(category, str) or len(category.encode()) > MAX_NAME_BYTES:
+            raise WireError(f"column {name} has a category that is no short text")
+    if rows and int(codes.max()) >= len(categories):
+        raise WireError(f"column {name} has code {int(codes.max())} of {len(categories)}")
+    return Names(codes, tuple(categories))
+
+
+def _decode_values(name: str, encoded: object, numpy_type: str, rows: int) -> NDArray[Any]:
+    if not isinstance(encoded, list) or len(encoded) != 2:  # noqa: PLR2004
+        raise WireError(f"column {name} is not [type, bytes]")
+    given, content = encoded
+    if given != numpy_type:
+        raise WireError(f"column {name} has type {str(given)[:40]}, not {numpy_type}")
+    dtype = np.dtype(numpy_type)
+    if not isinstance(content, bytes) or len(content) != rows * dtype.itemsize:
+        raise WireError(f"column {name} does not hold {rows} values of {dtype.itemsize} bytes")
+    return np.frombuffer(content, dtype)

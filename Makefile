@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+.PHONY: help setup dev up demo test check lint types style shell generated generate bench clean
+bin := .venv/bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what hookline needs to run; quick when nothing is missing
+	@deploy/setup.sh
+
+dev: ## install what its tests and checks need too
+	@deploy/setup.sh --dev
+
+up: setup ## start everything on this machine (root); make up ARGS="--help"
+	@$(bin)/hookline up $(ARGS)
+
+demo: setup ## start everything and watch traffic of its own making
+	@$(bin)/hookline demo $(ARGS)
+
+test: dev ## run the tests; make test ARGS="-k ledger"
+	$(bin)/pytest $(ARGS)
+
+check: lint types style shell generated ## run every check that needs no kernel and no broker
+
+lint: dev
+	$(bin)/ruff check && $(bin)/ruff format --check
+
+types: dev
+	$(bin)/mypy --strict agent consumer schemas hookline
+
+style: dev
+	clang-format --dry-run -Werror bpf/*.c bpf/*.h
+
+shell: dev
+	shellcheck deploy/*.sh .ci/run
+
+generated: dev
+	$(bin)/python -m schemas.generate --check
+
+generate: dev ## write what is derived from schemas/
+	$(bin)/python -m schemas.generate
+
+bench: dev ## measure; every number in docs/ comes from here
+	$(bin)/python -m bench $(ARGS)
+
+clean: ## remove what setup and the tools made
+	rm -rf .venv .kafka .setup.log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Install what hookline needs on this machine, and nothing twice.
+#
+#   deploy/setup.sh          to run it: Debian packages, .venv, Kafka's jars in .kafka/libs
+#   deploy/setup.sh --dev    to test and check it too
+#
+# What is there already is left alone, so a second run takes well under a second and needs
+# neither root nor network.  When something is wrong, one line says what and how to mend it;
+# the tools' own output goes to .setup.log.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly LOG=$PWD/.setup.log
+readonly VENV=$PWD/.venv
+readonly LIBS=$PWD/.kafka/libs
+# The distribution's own interpreter: bcc's bindings are built for it and for no other.
+readonly PYTHON=/usr/bin/python3
+
+readonly RUNTIME_PACKAGES=(ca-certificates iproute2 libbpf1 python3 python3-bpfcc python3-venv)
+readonly DEV_PACKAGES=(
+	bind9-dnsutils clang clang-format curl ethtool iperf3 iputils-ping make nginx-light nmap
+	shellcheck tcpdump tshark
+)
+
+die() {
+	echo "setup: $*" >&2
+	exit 1
+}
+
+# Run quietly; when it fails, say in one line what it was meant to do and where to read more.
+quietly() {
+	local purpose=$1
+	shift
+	echo "== $*" >>"$LOG"
+	"$@" >>"$LOG" 2>&1 </dev/null || die "$purpose failed; is the network up? its output is in $LOG"
+}
+
+check_kernel() {
+	local release major minor
+	release=$(uname -r)
+	IFS=.- read -r major minor _ <<<"$release"
+	if ((major < 5 || (major == 5 && minor < 10))); then
+		die "kernel $release is too old: hookline needs 5.10 or newer"
+	fi
+	# This sysctl exists exactly when the kernel was built with CONFIG_BPF_SYSCALL.
+	[[ -e /proc/sys/kernel/unprivileged_bpf_disabled ]] ||
+		die "kernel $release has no bpf() system call: hookline needs CONFIG_BPF_SYSCALL"
+}
+
+# Print those of the named packages that are not installed.
+missing_packages() {
+	local installed
+	installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+	for package; do
+		grep -qx "installed $package" <<<"$installed" || echo "$package"
+	done
+}
+
+has_java() {
+	local version
+	version=$(java -version 2>&1 | grep -oEm1 'version "[0-9]+' | grep -oE '[0-9]+') || return 1
+	((version >= 17))
+}
+
+install_packages() {
+	[[ $EUID -eq 0 ]] || die "must be root to install: $*"
+	command -v apt-get >/dev/null ||
+		die "apt-get not found: hookline sets itself up on Debian and Ubuntu only; install by hand: $*"
+	echo "setup: installing $*"
+	export DEBIAN_FRONTEND=noninteractive
+	quietly "apt-get update" apt-get update -q
+	hold_services
+	quietly "apt-get install $*" apt-get install -q -y --no-install-recommends "$@"
+}
+
+# Packages such as nginx start a public server when installed; the tests only want the program.
+hold_services() {
+	local policy=/usr/sbin/policy-rc.d
+	[[ ! -e $policy ]] || return 0
+	# shellcheck disable=SC2064  # the path is wanted as it is now
+	trap "rm -f $policy" EXIT
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod +x "$policy"
+}
+
+setup_packages() {
+	local -a wanted=("${RUNTIME_PACKAGES[@]}") missing
+	if [[ $1 == dev ]]; then wanted+=("${DEV_PACKAGES[@]}"); fi
+	if ! has_jars; then wanted+=(maven); fi
+	mapfile -t missing < <(missing_packages "${wanted[@]}")
+	has_java || missing+=(default-jre-headless)
+	if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
+	has_java || die "java is older than 17, which Kafka needs: install openjdk-17-jre-headless or newer"
+}
+
+# A name for what is to be installed: another lock, interpreter or place gives another name.
+venv_key() {
+	cat requirements.lock requirements-dev.lock pyproject.toml <($PYTHON --version) <(pwd) |
+		sha256sum | cut -c 1-16
+}
+
+setup_venv() {
+	local group=$1 key lock=requirements.lock
+	key=$(venv_key)
+	[[ ! -e $VENV/.installed-$key-dev && ! -e $VENV/.installed-$key-$group ]] || return 0
+	if [[ $group == dev ]]; then lock=requirements-dev.lock; fi
+	"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+		die "$("$PYTHON" --version) is too old: hookline needs Python 3.11 or newer"
+	echo "setup: installing Python packages from $lock into .venv"
+	quietly "making .venv" "$PYTHON" -m venv --clear --system-site-packages "$VENV"
+	quietly "pip install -r $lock" \
+		"$VENV/bin/pip" install --no-deps --require-hashes -r "$lock"
+	# compat: a plain path that mypy can follow too, not a hook that lists the packages of today.
+	quietly "installing hookline into .venv" \
+		"$VENV/bin/pip" install --no-deps --no-build-isolation \
+		--config-settings editable_mode=compat --editable .
+	"$VENV/bin/python" -c 'import bcc' >>"$LOG" 2>&1 ||
+		die "$PYTHON cannot import bcc: reinstall python3-bpfcc; see $LOG"
+	touch "$VENV/.installed-$key-$group"
+}
+
+jars_stamp() {
+	echo ".kafka/.installed-$(sha256sum deploy/kafka/pom.xml | cut -c 1-16)"
+}
+
+has_jars() {
+	[[ -e $(jars_stamp) ]]
+}
+
+setup_jars() {
+	! has_jars || return 0
+	echo "setup: fetching Kafka's jars into .kafka/libs"
+	rm -rf .kafka
+	quietly "fetching Kafka's jars" mvn --batch-mode --quiet --strict-checksums \
+		-f deploy/kafka/pom.xml dependency:copy-dependencies \
+		-DincludeScope=runtime -DoutputDirectory="$LIBS"
+	touch "$(jars_stamp)"
+}
+
+main() {
+	local group=runtime
+	case ${1-} in
+	'') ;;
+	--dev) group=dev ;;
+	*) die "unknown argument $1: only --dev is known" ;;
+	esac
+	check_kernel
+	# One setup at a time: the log doubles as the lock.
+	: >>"$LOG" || die "cannot write $LOG: run setup as the owner of $PWD"
+	exec 9>>"$LOG"
+	flock 9
+	setup_packages "$group"
+	setup_venv "$group"
+	setup_jars
+}
+
+main "$@"

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep the arrows between packages, and one owner for each foreign system.
+
+The rules are tables; a broken one is reported as `file:line: rule`, so that the reader can go
+there.  Imports are read from the source, none is executed: bcc need not be installed.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Who may import whom.  Nothing imports tests or bench.
+ALLOWED = {
+    "schemas": {"schemas"},
+    "agent": {"agent", "schemas"},
+    "consumer": {"consumer", "schemas"},
+    "hookline": {"hookline", "agent", "consumer", "schemas"},
+}
+OURS = {*ALLOWED, "tests", "bench"}
+
+# A foreign system's quirks are known in one place; a second importer would learn them again.
+OWNERS = {
+    "bcc": {"agent/kernel.py"},
+    "aiokafka": {"agent/publisher.py", "consumer/source.py"},
+    "clickhouse_connect": {"consumer/sink.py", "hookline/history.py"},
+}
+
+
+def imported_names(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the top-level package of every absolute import."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.lineno, node.module.partition(".")[0]
+
+
+def broken_rules(path: str, source: str) -> list[str]:
+    """List what *source*, the module at *path* below the root, imports against the rules."""
+    package = path.partition("/")[0]
+    found = []
+    for line, name in imported_names(source):
+        if name in OURS - ALLOWED[package]:
+            found.append(f"{path}:{line}: {package} must not import {name}")
+        if path not in OWNERS.get(name, {path}):
+            owners = " and ".join(sorted(OWNERS[name]))
+            found.append(f"{path}:{line}: {name} is imported only by {owners}")
+    return found
+
+
+def test_every_import_follows_the_rules():
+    modules = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+    broken = [
+        rule
+        for module in modules
+        for rule in broken_rules(module.relative_to(ROOT).as_posix(), module.read_text())
+    ]
+
+    assert modules
+    assert not broken, "\n" + "\n".join(broken)
+
+
+def test_a_package_that_reaches_across_is_named_with_its_line():
+    source = "import json\n\ndef late():\n    from consumer.sink import Sink\n"
+
+    assert broken_rules("agent/pipeline.py", source) == [
+        "agent/pipeline.py:4: agent must not import consumer"
+    ]
+
+
+def test_a_second_importer_of_a_foreign_system_is_named_with_its_owners():
+    source = "import aiokafka.errors as errors\n"
+
+    assert broken_rules("consumer/batch.py", source) == [
+        "consumer/batch.py:1: aiokafka is imported only by agent/publisher.py and consumer/source.py"
+    ]
+
+
+def test_an_owner_may_import_its_foreign_system():
+    assert broken_rules("agent/kernel.py", "from bcc import BPF\n") == []

@@ -26,6 +26,7 @@ class Kind:
     size_bytes: int
     align_bytes: int
     count: int = 1  # elements of a C array
+    allowed: tuple[int, ...] = ()  # the numbers that have a name; empty where all are allowed
 
 
 U8 = Kind("__u8", "|u1", "UInt8", 1, 1)
@@ -49,7 +50,7 @@ def raw(size_bytes: int) -> Kind:
 def enum8(**values: int) -> Kind:
     """A one-byte number with names, rendered to a C enum and a ClickHouse Enum8."""
     names = ", ".join(f"'{name.replace('_', '-')}' = {value}" for name, value in values.items())
-    return replace(U8, clickhouse=f"Enum8({names})")
+    return replace(U8, clickhouse=f"Enum8({names})", allowed=tuple(values.values()))
 
 
 @dataclass(frozen=True, slots=True)

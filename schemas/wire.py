@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.catalogue import RECORD_OF_KIND
-from schemas.layout import NAME, Record
+from schemas.layout import NAME, Field, Record
 
 VERSION = 1
 MAX_ROWS = 1 << 20
@@ -95,7 +95,7 @@ def _encode_values(values: NDArray[Any]) -> list[object]:
 
 
 def decode(payload: bytes) -> Batch:
-    """The batch in *payload*; its columns are views into the payload, nothing is copied.
+    """The batch in *payload*; its columns are views of what msgpack unpacked, not copies.
 
     Raises:
         WireError: the payload is not a record of this version, or is inconsistent.
@@ -168,10 +168,18 @@ def _decode_columns(
         if one.kind is NAME:
             known[one.name] = _decode_names(one.name, encoded, rows)
         else:
-            known[one.name] = _decode_values(one.name, encoded, one.kind.numpy, rows)
+            values = _decode_values(one.name, encoded, one.kind.numpy, rows)
+            _check_allowed(one, values)
+            known[one.name] = values
     if "time" not in known:
         raise WireError("column time is missing")
     return known, tuple(str(name) for name in columns if name not in known)
+
+
+def _check_allowed(one: Field, values: NDArray[Any]) -> None:
+    # ClickHouse stores a number that its enum has no name for, and then fails each query.
+    if one.kind.allowed and not (named := np.isin(values, one.kind.allowed)).all():
+        raise WireError(f"column {one.name} has value {values[~named][0]}, which has no name")
 
 
 def _decode_names(name: str, encoded: object, rows: int) -> Names:

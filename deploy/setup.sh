@@ -34,7 +34,14 @@ quietly() {
 	local purpose=$1
 	shift
 	echo "== $*" >>"$LOG"
-	"$@" >>"$LOG" 2>&1 </dev/null || die "$purpose failed; is the network up? its output is in $LOG"
+	"$@" >>"$LOG" 2>&1 </dev/null || die "$purpose failed; see the end of $LOG"
+}
+
+fetching() {
+	local what=$1
+	shift
+	echo "setup: fetching $what"
+	quietly "fetching $what (is the network up?)" "$@"
 }
 
 check_kernel() {
@@ -68,11 +75,10 @@ install_packages() {
 	[[ $EUID -eq 0 ]] || die "must be root to install: $*"
 	command -v apt-get >/dev/null ||
 		die "apt-get not found: hookline sets itself up on Debian and Ubuntu only; install by hand: $*"
-	echo "setup: installing $*"
 	export DEBIAN_FRONTEND=noninteractive
-	quietly "apt-get update" apt-get update -q
+	fetching "Debian's lists of packages" apt-get update -q
 	hold_services
-	quietly "apt-get install $*" apt-get install -q -y --no-install-recommends "$@"
+	fetching "$*" apt-get install -q -y --no-install-recommends "$@"
 }
 
 # Packages such as nginx start a public server when installed; the tests only want the program.
@@ -108,9 +114,8 @@ setup_venv() {
 	if [[ $group == dev ]]; then lock=requirements-dev.lock; fi
 	"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 		die "$("$PYTHON" --version) is too old: hookline needs Python 3.11 or newer"
-	echo "setup: installing Python packages from $lock into .venv"
 	quietly "making .venv" "$PYTHON" -m venv --clear --system-site-packages "$VENV"
-	quietly "pip install -r $lock" \
+	fetching "the Python packages of $lock" \
 		"$VENV/bin/pip" install --no-deps --require-hashes -r "$lock"
 	# compat: a plain path that mypy can follow too, not a hook that lists the packages of today.
 	quietly "installing hookline into .venv" \
@@ -131,12 +136,20 @@ has_jars() {
 
 setup_jars() {
 	! has_jars || return 0
-	echo "setup: fetching Kafka's jars into .kafka/libs"
 	rm -rf .kafka
-	quietly "fetching Kafka's jars" mvn --batch-mode --quiet --strict-checksums \
+	fetching "Kafka's jars" mvn --batch-mode --quiet --strict-checksums \
 		-f deploy/kafka/pom.xml dependency:copy-dependencies \
 		-DincludeScope=runtime -DoutputDirectory="$LIBS"
 	touch "$(jars_stamp)"
+}
+
+# Only a Java that wrote an archive of classes can use it.
+setup_class_archive() {
+	local stamp
+	stamp=.kafka/.archived-$(java -version 2>&1 | sha256sum | cut -c 1-16)
+	[[ ! -e $stamp ]] || return 0
+	quietly "starting Kafka once" "$VENV/bin/python" -m hookline.class_archive
+	touch "$stamp"
 }
 
 main() {
@@ -154,6 +167,7 @@ main() {
 	setup_packages "$group"
 	setup_venv "$group"
 	setup_jars
+	setup_class_archive
 }
 
 main "$@"

@@ -32,6 +32,8 @@ VLAN = Field("vlan", U16, "VLAN id of the outer 802.1Q tag, 0 where there is non
 DSCP = Field("dscp", U8, "differentiated services code point (RFC 2474)")
 ICMP_TYPE = Field("icmp_type", U8, "ICMP or ICMPv6 type, 0 for other protocols")
 ICMP_CODE = Field("icmp_code", U8, "ICMP or ICMPv6 code, 0 for other protocols")
-TCP_FLAGS = Field("tcp_flags", U8, "TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128")
+TCP_FLAGS = Field(
+    "tcp_flags", U8, "TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128"
+)
 PACKETS = Field("packets", U64, "packets, as many as a wire carries", COUNTER_CODEC)
 BYTES = Field("bytes", U64, "layer-2 bytes without the frame check sequence", COUNTER_CODEC)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write every file that is derived from the schema, or check that none is stale.
 
-    python -m schemas.generate [--check]
+python -m schemas.generate [--check]
 """
 
 import argparse

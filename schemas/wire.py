@@ -91,7 +91,7 @@ def _encode_column(column: Column) -> list[object]:
 
 
 def _encode_values(values: NDArray[Any]) -> list[object]:
-    return [values.dtype.str, memoryview(np.ascontiguousarray(values).view(np.uint8))]
+    return [values.dtype.str, np.ascontiguousarray(values).view(np.uint8).data]
 
 
 def decode(payload: bytes) -> Batch:
@@ -183,7 +183,7 @@ def _check_allowed(one: Field, values: NDArray[Any]) -> None:
 
 
 def _decode_names(name: str, encoded: object, rows: int) -> Names:
-    if not isinstance(encoded, list) or len(encoded) != 3:  # noqa: PLR2004
+    if not isinstance(encoded, list) or len(encoded) != 3:
         raise WireError(f"column {name} is not [type, bytes, categories]")
     numpy_type, content, categories = encoded
     if numpy_type not in ("|u1", "<u2"):
@@ -200,7 +200,7 @@ def _decode_names(name: str, encoded: object, rows: int) -> Names:
 
 
 def _decode_values(name: str, encoded: object, numpy_type: str, rows: int) -> NDArray[Any]:
-    if not isinstance(encoded, list) or len(encoded) != 2:  # noqa: PLR2004
+    if not isinstance(encoded, list) or len(encoded) != 2:
         raise WireError(f"column {name} is not [type, bytes]")
     given, content = encoded
     if given != numpy_type:

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: RUF009  # option() and secret() return dataclass fields
+"""What can be set on a consumer, with its default, meaning and limits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from consumer.broker import Broker
+from consumer.options import ConfigError, Dsn, Secret, option, secret
+from schemas.clickhouse import RETENTION_DAYS
+
+SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+LEVELS = ("debug", "info", "warning", "error")
+
+KAFKA = "Kafka"
+CLICKHOUSE = "ClickHouse"
+BATCHES = "batches"
+PROCESS = "process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All options of one consumer.
+
+    Raises:
+        ConfigError: a value is out of its limits, or does not go with another.
+    """
+
+    kafka: str = option(
+        "127.0.0.1:9092", "brokers to start from", group=KAFKA, metavar="HOST:PORT[,HOST:PORT]"
+    )
+    group: str = option("hookline-consumer", "consumer group", group=KAFKA)
+    group_instance: str = option(
+        "",
+        "a name for this member that survives restarts, so that a restart moves no partitions;"
+        " no two consumers may share it",
+        group=KAFKA,
+        metavar="NAME",
+    )
+    kafka_security: str = option(
+        "plaintext",
+        "how to talk to the brokers: " + ", ".join(SECURITY),
+        group=KAFKA,
+        metavar="HOW",
+        choices=SECURITY,
+    )
+    kafka_ca_file: str = option(
+        "",
+        "certificates that sign the brokers' (default: the system's)",
+        group=KAFKA,
+        metavar="PEM",
+    )
+    kafka_certificate_file: str = option(
+        "", "our certificate, where brokers ask for one", group=KAFKA, metavar="PEM"
+    )
+    kafka_key_file: str = option("", "its key, where it is apart", group=KAFKA, metavar="PEM")
+    kafka_sasl: str = option(
+        "PLAIN",
+        "SASL mechanism: " + ", ".join(MECHANISMS),
+        group=KAFKA,
+        metavar="MECHANISM",
+        choices=MECHANISMS,
+    )
+    kafka_user: str = option("", "SASL user", group=KAFKA, metavar="NAME")
+    kafka_password_file: str = option(
+        "", "file that holds the SASL password", group=KAFKA, metavar="FILE"
+    )
+    kafka_password: Secret = secret("SASL password", group=KAFKA)
+
+    clickhouse: Dsn = option(
+        Dsn("chdb:///var/lib/hookline/clickhouse"),
+        "chdb:///DIRECTORY for the embedded engine, http://HOST:PORT or https:// for a server",
+        group=CLICKHOUSE,
+        metavar="DSN",
+    )
+    clickhouse_user: str = option("", "user of the server", group=CLICKHOUSE, metavar="NAME")
+    clickhouse_password_file: str = option(
+        "", "file that holds the server's password", group=CLICKHOUSE, metavar="FILE"
+    )
+    clickhouse_password: Secret = secret("the server's password", group=CLICKHOUSE)
+    retention_days: int = option(
+        RETENTION_DAYS, "days after which rows are deleted", group=CLICKHOUSE, metavar="DAYS"
+    )
+    serve: str = option(
+        "",
+        "answer ClickHouse's HTTP interface here; embedded engine only",
+        group=CLICKHOUSE,
+        metavar="HOST:PORT",
+    )
+
+    max_rows: int = option(
+        200_000, "rows at which a batch is inserted", group=BATCHES, metavar="ROWS"
+    )
+    max_age: float = option(
+        2.0, "seconds after which it is inserted even so", group=BATCHES, metavar="SECONDS"
+    )
+
+    start_timeout: float = option(
+        60.0,
+        "seconds to wait for Kafka and ClickHouse at the start",
+        group=PROCESS,
+        metavar="SECONDS",
+    )
+    stop_timeout: float = option(
+        20.0, "seconds to store what is pending at the end", group=PROCESS, metavar="SECONDS"
+    )
+    metrics_listen: str = option(
+        "", "serve Prometheus metrics here", group=PROCESS, metavar="HOST:PORT"
+    )
+    log_level: str = option(
+        "info", "log " + ", ".join(LEVELS), group=PROCESS, metavar="LEVEL", choices=LEVELS
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("retention_days", "max_rows", "max_age", "start_timeout", "stop_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        _check_dsn(self.clickhouse)
+        if self.serve and not self.clickhouse.startswith("chdb:"):
+            raise ConfigError(f"serve works with chdb:// only, clickhouse is {self.clickhouse!r}")
+        for name in ("serve", "metrics_listen"):
+            if address := getattr(self, name):
+                host_and_port(address, name)
+        for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
+            if (path := getattr(self, name)) and not Path(path).is_file():
+                raise ConfigError(f"{name} is {path}, which is no file")
+        if self.kafka_security.startswith("sasl") and not self.kafka_user:
+            raise ConfigError(f"kafka_security {self.kafka_security} needs kafka_user")
+
+    @property
+    def broker(self) -> Broker:
+        return Broker(
+            addresses=self.kafka,
+            security=self.kafka_security,
+            ca_file=self.kafka_ca_file,
+            certificate_file=self.kafka_certificate_file,
+            key_file=self.kafka_key_file,
+            sasl_mechanism=self.kafka_sasl,
+            user=self.kafka_user,
+            password=self.kafka_password,
+        )
+
+
+def host_and_port(address: str, name: str) -> tuple[str, int]:
+    """The parts of HOST:PORT, as the option *name* gives them.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 0xFFFF:
+        raise ConfigError(f"{name} is {address!r}; write HOST:PORT, as in 127.0.0.1:8123")
+    return host.strip("[]"), int(port)
+
+
+def _check_dsn(dsn: Dsn) -> None:
+    parts = urlsplit(dsn)
+    if parts.scheme == "chdb" and not parts.netloc and len(parts.path) > 1:
+        return
+    if parts.scheme in {"http", "https"} and parts.hostname:
+        return
+    raise ConfigError(
+        f"clickhouse is {dsn!r}; write chdb:///absolute/directory, http://host:port or https://…"
+    )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep what cannot be decoded or stored: one dead letter for each rejected record.
+
+A dead letter is one msgpack map in the topic `hookline.dead-letter`; its format is specified in
+docs/reference/record-format.md.  It is acknowledged by all replicas before the offset of the
+record is committed, so a record is never skipped in silence.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgpack
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from consumer.broker import BrokerError, BrokerUnavailable, one_line
+from consumer.record import Record, Rejected
+
+TOPIC = "hookline.dead-letter"
+VERSION = 1
+MAX_REASON_CHARACTERS = 500
+MAX_KEY_BYTES = 1024
+# A broker takes 1 MiB unless told otherwise; this leaves room for the rest of the map.
+MAX_PAYLOAD_BYTES = 900_000
+
+log = logging.getLogger(__name__)
+
+
+def dead_letter(rejected: Rejected, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> bytes:
+    """The dead letter of one record, its payload cut to *max_payload_bytes*."""
+    record = rejected.record
+    return msgpack.packb(  # type: ignore[no-any-return]
+        {
+            "v": VERSION,
+            "reason": rejected.reason[:MAX_REASON_CHARACTERS],
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp_ms": record.timestamp_ms,
+            "key": _cut(record.key, MAX_KEY_BYTES),
+            "payload": _cut(record.payload, max_payload_bytes),
+            "payload_bytes": len(record.payload or b""),
+        }
+    )
+
+
+def _cut(content: bytes | None, most: int) -> bytes | None:
+    return None if content is None else content[:most]
+
+
+class Quarantine:
+    """The producer of dead letters; *connection* is how to reach the brokers."""
+
+    def __init__(self, connection: Mapping[str, Any]) -> None:
+        self._connection = connection
+        self._producer: Any = None
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnavailable: no broker answers, or none lets us in.
+        """
+        self._producer = AIOKafkaProducer(
+            **self._connection,
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=2 * MAX_PAYLOAD_BYTES,
+        )
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise BrokerUnavailable(one_line(error)) from None
+
+    async def put(self, rejected: Sequence[Rejected]) -> None:
+        """Store dead letters and return once all are acknowledged.
+
+        Raises:
+            BrokerError: one of them was not; the records must be read again.
+        """
+        if not rejected:
+            return
+        try:
+            await asyncio.gather(*(self._put_one(one) for one in rejected))
+        except KafkaError as error:
+            raise BrokerError(f"kafka takes no dead letter: {one_line(error)}") from None
+        first = rejected[0]
+        log.error(
+            "records rejected",
+            extra={"records": len(rejected), **_place(first.record), "reason": first.reason},
+        )
+
+    async def _put_one(self, rejected: Rejected) -> None:
+        key = _cut(rejected.record.key, MAX_KEY_BYTES)
+        try:
+            await self._producer.send_and_wait(TOPIC, dead_letter(rejected), key)
+        except MessageSizeTooLargeError:
+            # This broker takes less than most.  Where the record lies still says what it was.
+            await self._producer.send_and_wait(TOPIC, dead_letter(rejected, 0), key)
+
+    async def stop(self) -> None:
+        await self._producer.stop()
+
+
+def _place(record: Record) -> dict[str, Any]:
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Kafka record as it moves through the consumer: its bytes and where they came from."""
+
+from dataclasses import dataclass
+
+from schemas import wire
+
+Partition = tuple[str, int]  # topic, number
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as Kafka stores it; *payload* is None where a producer sent no value."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A record that could be decoded, and the rows in it."""
+
+    record: Record
+    rows: wire.Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that cannot become rows, and why."""
+
+    record: Record
+    reason: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: help setup dev up demo test check lint types style shell generated generate bench clean
+.PHONY: help setup dev up demo test check lint types style shell generated generate lock bench clean
 bin := .venv/bin
 # bpf/events.h is laid out by its generator, which `generated` checks.
 written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h))
@@ -41,6 +41,10 @@ generated: dev
 
 generate: dev ## write what is derived from schemas/
 	$(bin)/python -m schemas.generate
+
+lock: dev ## pin what pyproject.toml asks for; make lock ARGS=--upgrade for newer versions
+	$(bin)/pip-compile $(ARGS) --build-deps-for editable -o requirements.lock pyproject.toml
+	$(bin)/pip-compile $(ARGS) --build-deps-for editable --extra dev -o requirements-dev.lock -c requirements.lock pyproject.toml
 
 bench: dev ## measure; every number in docs/ comes from here
 	$(bin)/python -m bench $(ARGS)

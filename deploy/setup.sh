@@ -72,9 +72,9 @@ has_java() {
 }
 
 install_packages() {
-	[[ $EUID -eq 0 ]] || die "must be root to install: $*"
 	command -v apt-get >/dev/null ||
-		die "apt-get not found: hookline sets itself up on Debian and Ubuntu only; install by hand: $*"
+		die "apt-get not found: setup knows Debian and Ubuntu only, install by hand: $*"
+	[[ $EUID -eq 0 ]] || die "must be root to install: $*"
 	export DEBIAN_FRONTEND=noninteractive
 	fetching "Debian's lists of packages" apt-get update -q
 	hold_services
@@ -101,33 +101,46 @@ setup_packages() {
 	has_java || die "java is older than 17, which Kafka needs: install openjdk-17-jre-headless or newer"
 }
 
-# A name for what is to be installed: another lock, interpreter or place gives another name.
-venv_key() {
-	cat requirements.lock requirements-dev.lock pyproject.toml <($PYTHON --version) <(pwd) |
-		sha256sum | cut -c 1-16
+# A short name for what is read: other input gives another name.
+name_of() {
+	sha256sum | cut -c 1-16
 }
 
-setup_venv() {
-	local group=$1 key lock=requirements.lock
-	key=$(venv_key)
-	[[ ! -e $VENV/.installed-$key-dev && ! -e $VENV/.installed-$key-$group ]] || return 0
-	if [[ $group == dev ]]; then lock=requirements-dev.lock; fi
+# Started afresh only for another interpreter or another place; another lock is installed over it.
+make_venv() {
+	local stamp
+	stamp=$VENV/.made-$(cat <("$PYTHON" --version) <(pwd) | name_of)
+	[[ ! -e $stamp ]] || return 0
 	"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 		die "$("$PYTHON" --version) is too old: hookline needs Python 3.11 or newer"
 	quietly "making .venv" "$PYTHON" -m venv --clear --system-site-packages "$VENV"
+	"$VENV/bin/python" -c 'import bcc' >>"$LOG" 2>&1 ||
+		die "$PYTHON cannot import bcc: reinstall python3-bpfcc; see the end of $LOG"
+	touch "$stamp"
+}
+
+# The locks and what the project says of itself, without the settings of its tools.
+python_packages() {
+	cat requirements.lock requirements-dev.lock
+	sed '/^\[tool\./q' pyproject.toml
+}
+
+setup_venv() {
+	local group=$1 name lock=requirements.lock
+	make_venv
+	name=$(python_packages | name_of)
+	[[ ! -e $VENV/.installed-$name-dev && ! -e $VENV/.installed-$name-$group ]] || return 0
+	if [[ $group == dev ]]; then lock=requirements-dev.lock; fi
 	fetching "the Python packages of $lock" \
 		"$VENV/bin/pip" install --no-deps --require-hashes -r "$lock"
 	# compat: a plain path that mypy can follow too, not a hook that lists the packages of today.
-	quietly "installing hookline into .venv" \
-		"$VENV/bin/pip" install --no-deps --no-build-isolation \
-		--config-settings editable_mode=compat --editable .
-	"$VENV/bin/python" -c 'import bcc' >>"$LOG" 2>&1 ||
-		die "$PYTHON cannot import bcc: reinstall python3-bpfcc; see $LOG"
-	touch "$VENV/.installed-$key-$group"
+	quietly "installing hookline into .venv" "$VENV/bin/pip" install --no-deps \
+		--no-build-isolation --config-settings editable_mode=compat --editable .
+	touch "$VENV/.installed-$name-$group"
 }
 
 jars_stamp() {
-	echo ".kafka/.installed-$(sha256sum deploy/kafka/pom.xml | cut -c 1-16)"
+	echo ".kafka/.installed-$(name_of <deploy/kafka/pom.xml)"
 }
 
 has_jars() {
@@ -146,7 +159,7 @@ setup_jars() {
 # Only a Java that wrote an archive of classes can use it.
 setup_class_archive() {
 	local stamp
-	stamp=.kafka/.archived-$(java -version 2>&1 | sha256sum | cut -c 1-16)
+	stamp=.kafka/.archived-$(java -version 2>&1 | name_of)
 	[[ ! -e $stamp ]] || return 0
 	quietly "starting Kafka once" "$VENV/bin/python" -m hookline.class_archive
 	touch "$stamp"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import msgpack
@@ -94,10 +95,8 @@ def test_a_damaged_record_is_decoded_or_rejected_and_nothing_else_happens(damage
         payload[at] = value
 
     for damaged in (bytes(payload), bytes(payload[:length])):
-        try:
+        with suppress(wire.WireError):
             assert isinstance(wire.decode(damaged), wire.Batch)
-        except wire.WireError as error:
-            assert str(error)
 
 
 anything = st.recursive(
@@ -109,18 +108,14 @@ anything = st.recursive(
 
 @given(st.sampled_from([*msgpack.unpackb(A_FLOW)]), anything)
 def test_any_value_under_any_key_is_decoded_or_rejected(key, value):
-    try:
-        wire.decode(changed(**{key: value}))
-    except wire.WireError as error:
-        assert str(error)
+    with suppress(wire.WireError):
+        assert isinstance(wire.decode(changed(**{key: value})), wire.Batch)
 
 
 @given(st.sampled_from([*msgpack.unpackb(A_FLOW)["cols"]]), anything)
 def test_any_value_as_any_column_is_decoded_or_rejected(name, column):
-    try:
-        wire.decode(with_column(name, column))
-    except wire.WireError as error:
-        assert str(error)
+    with suppress(wire.WireError):
+        assert isinstance(wire.decode(with_column(name, column)), wire.Batch)
 
 
 @pytest.mark.parametrize(

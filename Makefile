@@ -28,7 +28,7 @@ lint: dev
 	$(bin)/ruff check && $(bin)/ruff format --check
 
 types: dev
-	$(bin)/mypy --strict agent consumer schemas hookline
+	$(bin)/mypy --strict agent consumer schemas service hookline
 
 style: dev
 	clang-format --dry-run -Werror $(written_c)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut columns into batches, and name each of them for ever."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from schemas.wire import Batch, Column, Names
+
+# A record of this many flows is below 1 MB before compression, which is what an Apache Kafka
+# broker accepts by default (message.max.bytes).
+MAX_ROWS = 8192
+
+
+@dataclass(slots=True)
+class Batcher:
+    """Numbers the batches of one run of one agent, kind by kind and without holes."""
+
+    node: str
+    boot_id: str
+    run: str
+    _next_seq: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def batches(
+        self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]
+    ) -> Iterator[Batch]:
+        """The rows of *columns* in batches of at most MAX_ROWS."""
+        rows = _rows(columns["time"])
+        for start in range(0, rows, MAX_ROWS):
+            stop = min(start + MAX_ROWS, rows)
+            seq = self._next_seq[kind]
+            self._next_seq[kind] += 1
+            yield Batch(
+                kind=kind,
+                node=self.node,
+                boot_id=self.boot_id,
+                run=self.run,
+                seq=seq,
+                anchor=anchor,
+                rows=stop - start,
+                columns={name: _slice(column, start, stop) for name, column in columns.items()},
+            )
+
+
+def _slice(column: Column, start: int, stop: int) -> Column:
+    if isinstance(column, Names):
+        return Names(column.codes[start:stop], column.categories)
+    return column[start:stop]
+
+
+def _rows(column: Column) -> int:
+    return len(column.codes if isinstance(column, Names) else column)

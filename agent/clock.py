@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the kernel's clocks to wall time.
+
+Per packet the kernel programs note jiffies, which cost nothing, and where precision matters
+CLOCK_MONOTONIC.  Rows carry wall time.  An *anchor* is one moment on all three clocks; it is
+taken anew at each drain, so a stepped or slewed wall clock bends at most one interval.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent import libbpf
+from agent.maps import Rows
+from agent.plan import Pins
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# The smallest frame that the kernel lets a test run have.
+_FRAME = bytes(14)
+# Ticks a second that kernels are built with (kernel/Kconfig.hz, and arch defaults).
+_TICK_RATES = (100, 250, 300, 1000, 24, 32, 48, 64, 128, 256, 1024, 1200)
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One moment: jiffies, CLOCK_MONOTONIC and wall time, and the length of a tick."""
+
+    jiffies: int
+    monotonic_ns: int
+    wall_ns: int
+    tick_ns: float
+
+    def wall_from_monotonic(self, monotonic_ns: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return monotonic_ns.astype(np.int64) + (self.wall_ns - self.monotonic_ns)
+
+    def wall_from_jiffies(self, jiffies: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """The end of the tick in which each of *jiffies* (modulo 2^32) fell, at most now."""
+        age_ticks = (np.uint32(self.jiffies & 0xFFFFFFFF) - jiffies).astype(np.int32)
+        age_ns = np.maximum(age_ticks - 1, 0) * self.tick_ns
+        return np.int64(self.wall_ns) - age_ns.astype(np.int64)
+
+    def as_map(self) -> Mapping[str, int]:
+        return {"monotonic_ns": self.monotonic_ns, "wall_ns": self.wall_ns}
+
+
+class KernelClock:
+    """Takes anchors by running the clock program, which reads jiffies in the kernel."""
+
+    def __init__(self, pins: Pins, shared: Rows) -> None:
+        self._program_fd = libbpf.open_pinned(pins.program("hook_clock"))
+        self._shared = shared
+        self._tick_ns = self._measure_tick_ns()
+
+    def anchor(self) -> Anchor:
+        jiffies, monotonic_ns = self._read()
+        offset_ns = _wall_offset_ns()
+        return Anchor(jiffies, monotonic_ns, monotonic_ns + offset_ns, self._tick_ns)
+
+    def begin_interval(self, anchor: Anchor) -> None:
+        """Tell the programs that a snapshot was taken, which began at *anchor*.
+
+        Flags and extremes of a flow begin anew with its first packet after this.  Called once
+        the copy is done: what arrived meanwhile is then in both intervals rather than in none.
+        """
+        self._shared["snapshot_jiffies"][0] = anchor.jiffies & 0xFFFFFFFF
+
+    def _read(self) -> tuple[int, int]:
+        libbpf.run_program(self._program_fd, _FRAME)
+        return int(self._shared["jiffies"][0]), int(self._shared["monotonic_ns"][0])
+
+    def _measure_tick_ns(self) -> float:
+        """The kernel tells nobody its HZ, so see how far both clocks run in a while."""
+        jiffies, monotonic_ns = self._read()
+        deadline_ns = monotonic_ns + 60_000_000
+        while True:
+            time.sleep(0.002)
+            later_jiffies, later_ns = self._read()
+            if later_ns >= deadline_ns:
+                break
+        rate = (later_jiffies - jiffies) * 1e9 / (later_ns - monotonic_ns)
+        return 1e9 / min(_TICK_RATES, key=lambda known: abs(known / rate - 1) if rate else known)
+
+
+def _wall_offset_ns() -> int:
+    """Wall time minus CLOCK_MONOTONIC: the reading of three in which the least time passed."""
+    readings: list[tuple[int, int]] = []
+    for _ in range(3):
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        after_ns = time.monotonic_ns()
+        readings.append((after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2))
+    return min(readings)[1]
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot, during which CLOCK_MONOTONIC never goes back."""
+    return _BOOT_ID.read_text().strip()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the kernel wrote to the columns of records: whole arrays, never row by row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.clock import Anchor
+from agent.flowcache import Counted
+from agent.maps import Rows
+from agent.points import HookPoints
+from schemas.dtype import unpack
+from schemas.flow import FLOW, LANE, SHAPES
+from schemas.layout import NAME, Record
+from schemas.packet import PACKET
+from schemas.wire import Column, Names
+
+_ETHERTYPE_OF_SHAPE = {SHAPES["ipv4"]: 0x0800, SHAPES["ipv6"]: 0x86DD}
+_ICMP = 1
+_ICMPV6 = 58
+
+Columns = Mapping[str, Column]
+
+
+def flow_columns(counted: Counted, points: HookPoints, anchor: Anchor) -> Columns:
+    """The columns of `flow` records."""
+    slots = counted.slots
+    start_ns = anchor.wall_from_monotonic(counted.first_ns)
+    # The start is exact, the end is known to the tick; a row never ends before it starts.
+    end_ns = np.maximum(anchor.wall_from_jiffies(slots["last_jiffies"]), start_ns)
+    return typed(
+        FLOW,
+        {
+            "time": start_ns,
+            "end": end_ns,
+            **_identity(slots, points),
+            "packets": counted.packets,
+            "bytes": counted.bytes,
+            "min_bytes": slots["min_bytes"],
+            "max_bytes": slots["max_bytes"],
+        },
+    )
+
+
+def total_columns(
+    point: NDArray[Any],
+    packets: NDArray[np.uint64],
+    in_bytes: NDArray[np.uint64],
+    points: HookPoints,
+    *,
+    start_ns: int,
+    end_ns: int,
+) -> Columns:
+    """The columns of `flow` records for totals by hook point whose flows are not known."""
+    return typed(
+        FLOW,
+        {
+            "time": np.full(len(point), start_ns, np.int64),
+            "end": np.full(len(point), end_ns, np.int64),
+            **points.columns(point),
+            "packets": packets,
+            "bytes": in_bytes,
+        },
+    )
+
+
+def packet_columns(events: Rows, points: HookPoints, anchor: Anchor) -> Columns:
+    """The columns of `packet` records."""
+    return typed(
+        PACKET,
+        {
+            "time": anchor.wall_from_monotonic(events["seen_ns"]),
+            **_identity(events, points),
+            **{
+                name: events[name]
+                for name in ("hop_limit", "reason", "packets", "bytes", "header_bytes", "header")
+            },
+        },
+    )
+
+
+def _identity(rows: Rows, points: HookPoints) -> dict[str, Any]:
+    """The columns that a slot's or an event's key holds."""
+    lane = rows["lane"]
+    shape = unpack(LANE, "shape", lane)
+    protocol = rows["protocol"]
+    is_icmp = (protocol == _ICMP) | (protocol == _ICMPV6)
+    is_other = shape == SHAPES["other"]
+    first = rows["src_port_be"].byteswap()
+    type_and_code = np.where(is_icmp, first, 0)
+    return {
+        **points.columns(unpack(LANE, "point", lane)),
+        "src_addr": rows["src_addr"],
+        "dst_addr": rows["dst_addr"],
+        "src_port": np.where(is_icmp | is_other, 0, first),
+        "dst_port": rows["dst_port_be"].byteswap(),
+        "protocol": protocol,
+        "ethertype": _ethertype(shape, first),
+        "vlan": unpack(LANE, "vlan", lane),
+        "dscp": unpack(LANE, "dscp", lane),
+        "icmp_type": type_and_code >> 8,
+        "icmp_code": type_and_code & 0xFF,
+        "tcp_flags": rows["tcp_flags"],
+    }
+
+
+def _ethertype(shape: NDArray[np.uint16], first: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """By the shape of the key; where that is `other`, the key holds the ethertype itself."""
+    ethertype = first.copy()
+    for known, number in _ETHERTYPE_OF_SHAPE.items():
+        ethertype[shape == known] = number
+    return ethertype
+
+
+def typed(record: Record, columns: Mapping[str, Any]) -> dict[str, Column]:
+    """The columns in the order and types of *record*; those not given are zero."""
+    rows = len(columns["time"])
+    typed: dict[str, Column] = {}
+    for field in record.fields:
+        values = columns.get(field.name)
+        if field.kind is NAME:
+            typed[field.name] = values if isinstance(values, Names) else _no_names(rows)
+        elif values is None:
+            typed[field.name] = np.zeros(rows, field.kind.numpy)
+        else:
+            typed[field.name] = np.ascontiguousarray(values, np.dtype(field.kind.numpy))
+    return typed
+
+
+def _no_names(rows: int) -> Names:
+    return Names(np.zeros(rows, np.uint8), ("",))

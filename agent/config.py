@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: RUF009  # option() and secret() return dataclass fields
+"""What can be set on an agent, with its default, meaning and limits."""
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.broker import MECHANISMS, SECURITY, Broker
+from service.logs import LEVELS
+from service.options import ConfigError, Secret, option, secret
+
+HOOKS = ("auto", "xdp", "xdp-generic", "tc")
+TC = ("auto", "tcx", "clsact")
+BUFFERS = ("auto", "ring", "perf")
+
+CAPTURE = "capture"
+KERNEL = "kernel memory"
+KAFKA = "Kafka"
+PROCESS = "process"
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All options of one agent.
+
+    Raises:
+        ConfigError: a value is out of its limits.
+    """
+
+    interface: tuple[str, ...] = option(
+        (),
+        "interface to observe, or a pattern such as 'veth*'; repeatable"
+        " (default: all that are up, without lo)",
+        group=CAPTURE,
+        metavar="NAME",
+    )
+    hook: str = option(
+        "auto",
+        "where to count what comes in: " + ", ".join(HOOKS) + "; auto is native XDP on hardware"
+        " and tc elsewhere",
+        group=CAPTURE,
+        metavar="HOOK",
+        choices=HOOKS,
+    )
+    tc: str = option(
+        "auto",
+        "how to attach at tc: " + ", ".join(TC) + "; auto is tcx where the kernel has it",
+        group=CAPTURE,
+        metavar="HOW",
+        choices=TC,
+    )
+    interval: float = option(
+        1.0, "seconds between two reports of the flows", group=CAPTURE, metavar="SECONDS"
+    )
+    sample: int = option(
+        1000, "report the headers of one packet in N; 0 for none", group=CAPTURE, metavar="N"
+    )
+    sample_first: str = option(
+        "yes",
+        "report the headers of each flow's first packet too: yes, no",
+        group=CAPTURE,
+        metavar="YES|NO",
+        choices=("yes", "no"),
+    )
+
+    flow_slots: int = option(
+        1 << 18,
+        "flows that the kernel keeps, all CPUs together, at 72 bytes each; rounded up to a power"
+        " of two a CPU",
+        group=KERNEL,
+        metavar="FLOWS",
+    )
+    ring_bytes: int = option(
+        1 << 22,
+        "size of each of the two event buffers; a power of two",
+        group=KERNEL,
+        metavar="BYTES",
+    )
+    buffer: str = option(
+        "auto",
+        "event buffer: " + ", ".join(BUFFERS) + "; auto is the ring buffer where the kernel has it",
+        group=KERNEL,
+        metavar="KIND",
+        choices=BUFFERS,
+    )
+
+    kafka: str = option(
+        "127.0.0.1:9092", "brokers to start from", group=KAFKA, metavar="HOST:PORT[,HOST:PORT]"
+    )
+    kafka_security: str = option(
+        "plaintext",
+        "how to talk to the brokers: " + ", ".join(SECURITY),
+        group=KAFKA,
+        metavar="HOW",
+        choices=SECURITY,
+    )
+    kafka_ca_file: str = option(
+        "",
+        "certificates that sign the brokers' (default: the system's)",
+        group=KAFKA,
+        metavar="PEM",
+    )
+    kafka_certificate_file: str = option(
+        "", "our certificate, where brokers ask for one", group=KAFKA, metavar="PEM"
+    )
+    kafka_key_file: str = option("", "its key, where it is apart", group=KAFKA, metavar="PEM")
+    kafka_sasl: str = option(
+        "PLAIN",
+        "SASL mechanism: " + ", ".join(MECHANISMS),
+        group=KAFKA,
+        metavar="MECHANISM",
+        choices=MECHANISMS,
+    )
+    kafka_user: str = option("", "SASL user", group=KAFKA, metavar="NAME")
+    kafka_password_file: str = option(
+        "", "file that holds the SASL password", group=KAFKA, metavar="FILE"
+    )
+    kafka_password: Secret = secret("SASL password", group=KAFKA)
+    backlog_bytes: int = option(
+        32 << 20,
+        "payloads to hold while the brokers are away; beyond that flows stay in the kernel,"
+        " which keeps their totals",
+        group=KAFKA,
+        metavar="BYTES",
+    )
+
+    node: str = option(
+        socket.gethostname(), "name of this node in every row", group=PROCESS, metavar="NAME"
+    )
+    name: str = option(
+        "agent", "name of this agent among others on the node", group=PROCESS, metavar="NAME"
+    )
+    stop_timeout: float = option(
+        10.0, "seconds to publish what is pending at the end", group=PROCESS, metavar="SECONDS"
+    )
+    log_level: str = option(
+        "info", "log " + ", ".join(LEVELS), group=PROCESS, metavar="LEVEL", choices=LEVELS
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "stop_timeout", "flow_slots", "ring_bytes", "backlog_bytes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        if self.sample < 0:
+            raise ConfigError(f"sample is {self.sample}; it must be 0 for none, or more")
+        if self.ring_bytes % _PAGE_BYTES or self.ring_bytes & (self.ring_bytes - 1):
+            raise ConfigError(
+                f"ring_bytes is {self.ring_bytes}; it must be a power of two, at least {_PAGE_BYTES}"
+            )
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(f"name is {self.name!r}; use letters, digits, - and _")
+        if not self.node or len(self.node.encode()) > 255:
+            raise ConfigError(f"node is {self.node!r}; it must have 1 to 255 bytes")
+        for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
+            if (path := getattr(self, name)) and not Path(path).is_file():
+                raise ConfigError(f"{name} is {path}, which is no file")
+        if self.kafka_security.startswith("sasl") and not self.kafka_user:
+            raise ConfigError(f"kafka_security {self.kafka_security} needs kafka_user")
+
+    @property
+    def broker(self) -> Broker:
+        return Broker(
+            addresses=self.kafka,
+            security=self.kafka_security,
+            ca_file=self.kafka_ca_file,
+            certificate_file=self.kafka_certificate_file,
+            key_file=self.kafka_key_file,
+            sasl_mechanism=self.kafka_sasl,
+            user=self.kafka_user,
+            password=self.kafka_password,
+            client_id=f"hookline-agent-{self.node}",
+        )

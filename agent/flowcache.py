@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Account the flow cache exactly, while the kernel writes to it.
+
+A *snapshot* copies the slots that changed and reports what each counted since the snapshot
+before.  Nothing is deleted, so nothing races with the kernel.  A slot's generation tells whether
+it still holds the flow we saw last time: if so, report the difference; if not, all of it.
+
+A flow that was evicted in between comes through the ring buffer with its final counts, from which
+`settle` subtracts what snapshots have reported of it.  If the ring buffer was full, the kernel
+added its counts to the hook point's overflow totals instead, including the part that we have
+reported; `take_lost` returns that part, to be subtracted from those totals.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.maps import Rows
+from schemas.dtype import unpack
+from schemas.flow import LANE
+
+# 16384 slots are 1 MiB: the second look at a chunk finds it in the CPU's cache.
+_CHUNK = 1 << 14
+
+_REPLACED = np.dtype(
+    [
+        ("key", "<u8"),  # slot index << 16 | generation
+        ("point", "<u2"),
+        ("packets", "<u4"),
+        ("bytes", "<u8"),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Flows and what each did since it was last reported.
+
+    *slots* are copies of cache slots, of which only identity, flags, extremes and the time of the
+    last packet are to be read; *first_ns* is CLOCK_MONOTONIC.
+    """
+
+    slots: Rows
+    first_ns: NDArray[np.uint64]
+    packets: NDArray[np.uint64]
+    bytes: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.packets)
+
+
+class FlowCache:
+    """What has been reported of each slot, and the arithmetic of what has not."""
+
+    def __init__(self, slots: Rows, origins: Rows) -> None:
+        self._slots = slots
+        self._origins = origins
+        self._generation = np.zeros(len(slots), np.uint16)
+        self._point = np.zeros(len(slots), np.uint16)
+        self._packets = np.zeros(len(slots), np.uint32)
+        self._bytes = np.zeros(len(slots), np.uint64)
+        # Flows gone from their slots whose eviction has not come yet, sorted by key.
+        self._replaced = np.empty(0, _REPLACED)
+
+    def snapshot(self) -> Counted:
+        """What every flow in the cache did since the last snapshot."""
+        parts = [self._snapshot_chunk(start) for start in range(0, len(self._slots), _CHUNK)]
+        found = [part for part in parts if part is not None]
+        self._replaced = np.sort(self._replaced, order="key")
+        if not found:
+            return _nothing(self._slots.dtype)
+        return Counted(
+            np.concatenate([part.slots for part in found]),
+            np.concatenate([part.first_ns for part in found]),
+            np.concatenate([part.packets for part in found]),
+            np.concatenate([part.bytes for part in found]),
+        )
+
+    def _snapshot_chunk(self, start: int) -> Counted | None:
+        chunk = slice(start, start + _CHUNK)
+        live = self._slots[chunk]
+        generation = live["generation"].copy()
+        is_changed = (live["packets"] != self._packets[chunk]) | (
+            generation != self._generation[chunk]
+        )
+        changed = np.flatnonzero(is_changed)
+        if not len(changed):
+            return None
+        slots = live[changed]
+        index = changed + start
+        first_ns = self._origins["first_ns"][index]
+        # A slot whose identity changed under the copy is left for the next snapshot.
+        before, after = generation[changed], live["generation"][changed]
+        is_stable = (before == after) & (before & 1 == 0)
+        if not is_stable.all():
+            slots, index, first_ns = slots[is_stable], index[is_stable], first_ns[is_stable]
+        return self._report(slots, index, first_ns)
+
+    def _report(self, slots: Rows, index: NDArray[Any], first_ns: NDArray[np.uint64]) -> Counted:
+        is_same = slots["generation"] == self._generation[index]
+        # Counters wrap, and so do these differences: the result is right.
+        packets = slots["packets"] - np.where(is_same, self._packets[index], np.uint32(0))
+        in_bytes = slots["bytes"] - np.where(is_same, self._bytes[index], np.uint64(0))
+        self._remember_replaced(index[~is_same])
+        self._generation[index] = slots["generation"]
+        self._point[index] = unpack(LANE, "point", slots["lane"])
+        self._packets[index] = slots["packets"]
+        self._bytes[index] = slots["bytes"]
+        return Counted(slots, first_ns, packets.astype(np.uint64), in_bytes)
+
+    def _remember_replaced(self, index: NDArray[Any]) -> None:
+        index = index[self._packets[index] > 0]
+        if not len(index):
+            return
+        replaced = np.empty(len(index), _REPLACED)
+        replaced["key"] = _key(index, self._generation[index])
+        replaced["point"] = self._point[index]
+        replaced["packets"] = self._packets[index]
+        replaced["bytes"] = self._bytes[index]
+        self._replaced = np.concatenate([self._replaced, replaced])
+
+    def settle(self, evictions: Rows) -> Counted:
+        """What evicted flows did that no snapshot has reported."""
+        index = evictions["slot_index"].astype(np.int64)
+        is_current = evictions["generation"] == self._generation[index]
+        packets = np.where(is_current, self._packets[index], np.uint32(0))
+        in_bytes = np.where(is_current, self._bytes[index], np.uint64(0))
+        # Its counts are settled now; a later snapshot must not take it for unsettled.
+        self._packets[index[is_current]] = 0
+        self._bytes[index[is_current]] = 0
+        self._subtract_replaced(_key(index, evictions["generation"]), packets, in_bytes)
+        return Counted(
+            evictions,
+            evictions["first_ns"],
+            (evictions["packets"] - packets).astype(np.uint64),
+            evictions["bytes"] - in_bytes,
+        )
+
+    def _subtract_replaced(
+        self, keys: NDArray[np.uint64], packets: NDArray[np.uint32], in_bytes: NDArray[np.uint64]
+    ) -> None:
+        if not len(self._replaced) or not len(keys):
+            return
+        at = np.searchsorted(self._replaced["key"], keys).clip(max=len(self._replaced) - 1)
+        is_found = self._replaced["key"][at] == keys
+        packets[is_found] = self._replaced["packets"][at[is_found]]
+        in_bytes[is_found] = self._replaced["bytes"][at[is_found]]
+        self._replaced = np.delete(self._replaced, at[is_found])
+
+    def take_lost(self, points: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Packets and bytes by hook point that were reported of flows whose eviction was lost.
+
+        To be called when every eviction from before the last snapshot has been settled: what is
+        left unsettled then never came.
+        """
+        packets = np.zeros(points, np.uint64)
+        in_bytes = np.zeros(points, np.uint64)
+        np.add.at(packets, self._replaced["point"], self._replaced["packets"].astype(np.uint64))
+        np.add.at(in_bytes, self._replaced["point"], self._replaced["bytes"])
+        self._replaced = self._replaced[:0]
+        return packets, in_bytes
+
+
+def _key(index: NDArray[Any], generation: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    return index.astype(np.uint64) << np.uint64(16) | generation.astype(np.uint64)
+
+
+def _nothing(dtype: np.dtype[Any]) -> Counted:
+    return Counted(
+        np.empty(0, dtype), np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint64)
+    )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dozen calls of libbpf that the agent needs, bound with ctypes.
+
+bcc would bring LLVM into every process that wants to open a pinned map; libbpf is 0.4 MB.
+Each function raises OSError with the kernel's errno, the call and what it was given.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# enum bpf_attach_type, include/uapi/linux/bpf.h (the numbers are stable kernel interface).
+BPF_XDP = 37
+BPF_TCX_INGRESS = 46
+BPF_TCX_EGRESS = 47
+
+# include/uapi/linux/if_link.h
+XDP_FLAGS_SKB_MODE = 1 << 1
+XDP_FLAGS_DRV_MODE = 1 << 2
+
+_Pointer = ctypes.c_void_p
+
+
+class _LinkCreateOptions(ctypes.Structure):
+    # The head of struct bpf_link_create_opts (libbpf 0.1); sz tells libbpf where it ends.
+    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("_pad", ctypes.c_uint32))
+
+
+class _TestRunOptions(ctypes.Structure):
+    # struct bpf_test_run_opts (libbpf 0.2).
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", _Pointer),
+        ("data_out", _Pointer),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", _Pointer),
+        ("ctx_out", _Pointer),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+_PROTOTYPES: dict[str, tuple[Any, ...]] = {
+    "bpf_obj_get": (ctypes.c_char_p,),
+    "bpf_obj_pin": (ctypes.c_int, ctypes.c_char_p),
+    "bpf_link_create": (ctypes.c_int, ctypes.c_int, ctypes.c_int, _Pointer),
+    "bpf_link_detach": (ctypes.c_int,),
+    "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
+    "bpf_prog_test_run_opts": (ctypes.c_int, _Pointer),
+}
+
+
+def _load_library() -> ctypes.CDLL:
+    library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    for name, argument_types in _PROTOTYPES.items():
+        function = getattr(library, name)
+        function.argtypes = argument_types
+        function.restype = ctypes.c_int
+    return library
+
+
+_libbpf = _load_library()
+
+
+def _call(name: str, subject: str, *arguments: object) -> int:
+    result: int = getattr(_libbpf, name)(*arguments)
+    if result < 0:
+        # libbpf 1 returns -errno; older ones set errno and return -1.
+        number = -result if result != -1 else ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}", subject)
+    return result
+
+
+def open_pinned(path: os.PathLike[str]) -> int:
+    """A new descriptor of the object pinned at *path*; the caller closes it."""
+    return _call("bpf_obj_get", str(path), os.fsencode(path))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Keep the object of *fd* alive under *path* until that is unlinked."""
+    _call("bpf_obj_pin", str(path), fd, os.fsencode(path))
+
+
+def create_link(program_fd: int, ifindex: int, attach_type: int, *, flags: int = 0) -> int:
+    """Attach a program to an interface; it stays while the link's descriptor or pin does.
+
+    EBUSY: an XDP program of somebody else's is there already.
+    EINVAL: the kernel has no such attach type (tcx came with Linux v6.6).
+    """
+    options = _LinkCreateOptions(ctypes.sizeof(_LinkCreateOptions), flags, 0)
+    return _call(
+        "bpf_link_create",
+        f"ifindex {ifindex}",
+        program_fd,
+        ifindex,
+        attach_type,
+        ctypes.byref(options),
+    )
+
+
+def detach_link(path: Path) -> None:
+    """Detach the link pinned at *path* now, not when its last holder lets go, and unpin it.
+
+    A link whose interface has gone has detached itself; that is no error.
+    """
+    with opened(path) as fd, suppress(OSError):
+        _call("bpf_link_detach", str(path), fd)
+    path.unlink()
+
+
+@contextmanager
+def opened(path: os.PathLike[str]) -> Iterator[int]:
+    """The descriptor of the object pinned at *path*, closed at the end."""
+    fd = open_pinned(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def update_element(map_fd: int, key: int, value: bytes) -> None:
+    """Set one element of an array; the key is its index."""
+    index = ctypes.c_uint32(key)
+    _call("bpf_map_update_elem", f"key {key}", map_fd, ctypes.byref(index), value, 0)
+
+
+def run_program(program_fd: int, packet: bytes, *, repeat: int = 1) -> tuple[int, int]:
+    """Run a program on *packet*; returns its return value and the nanoseconds of one run."""
+    buffer = ctypes.create_string_buffer(packet, len(packet))
+    options = _TestRunOptions(
+        sz=ctypes.sizeof(_TestRunOptions),
+        data_in=ctypes.cast(buffer, _Pointer),
+        data_size_in=len(packet),
+        repeat=repeat,
+    )
+    _call("bpf_prog_test_run_opts", "test run", program_fd, ctypes.byref(options))
+    return options.retval, options.duration

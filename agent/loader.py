@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load the kernel programs and leave: `python -m agent.loader`, a plan on its standard input.
+
+Reads a plan, compiles, loads, pins, attaches, prints a report and exits.  Pins keep all of it
+alive, and the memory that bcc and LLVM took goes back with this process.  A step that fails
+undoes the ones before it, so that nothing half attached is left.
+"""
+
+import ctypes
+import os
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from agent import libbpf
+from agent.attach import Attachment
+from agent.detach import detach
+from agent.kernel import Loaded, load
+from agent.plan import BPFFS, INTERFACE_SLOTS, LoadError, Pins, Plan, Report, Target
+from schemas.control import INTERFACE_ENTRY
+from schemas.dtype import dtype_from_layout
+
+_BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
+
+
+def main() -> int:
+    try:
+        report = _load(Plan.from_json(sys.stdin.read()))
+    except LoadError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(report.to_json())
+    return 0
+
+
+def _load(plan: Plan) -> Report:
+    _ensure_bpffs(BPFFS)
+    loaded = load(plan)
+    attachment = Attachment(plan, loaded, plan.pins)
+    _clear_stale(attachment)
+    try:
+        _pin(plan.pins, loaded)
+        for target in plan.targets:
+            _introduce(target, loaded)
+        attached = tuple(attachment.attach(target) for target in plan.targets)
+    except BaseException:
+        detach(plan.pins, attachment.clsact)
+        plan.pins.remove()
+        raise
+    return Report(
+        buffer=loaded.buffer,
+        attached=attached,
+        warnings=tuple(attachment.warnings),
+        clsact=attachment.clsact,
+    )
+
+
+def _clear_stale(attachment: Attachment) -> None:
+    """Remove what an agent of the same name left when it was killed."""
+    plan = attachment.plan
+    if not plan.pins.root.is_dir():
+        return
+    detach(plan.pins, {target.ifindex: False for target in plan.targets})
+    plan.pins.remove()
+    attachment.warnings.append(
+        f"removed what an earlier agent had left under {plan.pin_path};"
+        " what it had not published is gone"
+    )
+
+
+def _pin(pins: Pins, loaded: Loaded) -> None:
+    pins.make()
+    for name, fd in loaded.maps.items():
+        libbpf.pin(fd, pins.map(name))
+    for name, fd in loaded.programs.items():
+        libbpf.pin(fd, pins.program(name))
+
+
+def _introduce(target: Target, loaded: Loaded) -> None:
+    """Tell the programs of an interface, before any of them can run there."""
+    entry = np.zeros(1, dtype_from_layout(INTERFACE_ENTRY))
+    for name in ("ifindex", "ingress_point", "egress_point", "link_bytes"):
+        entry[name] = getattr(target, name)
+    key = target.ifindex & (INTERFACE_SLOTS - 1)
+    libbpf.update_element(loaded.maps["interfaces"], key, entry.tobytes())
+
+
+def _ensure_bpffs(path: Path) -> None:
+    """Mount the bpf file system where pins go, unless it is mounted."""
+    if _file_system_type(path) == _BPF_FS_MAGIC:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(path), b"bpf", 0, b"mode=0700") != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise LoadError(f"cannot mount the bpf file system at {path}: {reason}")
+
+
+def _file_system_type(path: Path) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type
+    if libc.statfs(os.fsencode(path), buffer) != 0:
+        raise LoadError(f"{path} is not there; mount sysfs, or run on a kernel with eBPF")
+    (kind,) = struct.unpack_from("q", buffer.raw)
+    return int(kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

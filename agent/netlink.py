@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tc filters on kernels without tcx, through netlink: the one module that imports pyroute2.
+
+Before Linux v6.6 a tc program is a filter of the clsact qdisc.  It outlives us, so what we add
+carries our name and is removed by name and handle; other filters, and a qdisc that was there
+before us, stay.
+"""
+
+import errno
+import os
+from contextlib import suppress
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+# include/uapi/linux/pkt_sched.h: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or _EGRESS)
+_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
+_CLSACT_HANDLE = 0xFFFF0000
+_ETH_P_ALL = 0x0003
+# Late among the filters, early enough to run before one that ends the chain for good measure.
+_PRIORITY = 49152
+_HANDLE = 0x484C  # "HL"
+
+
+class RefusedError(OSError):
+    """The kernel refused a filter; errno and strerror say why."""
+
+
+def attach(program_fd: int, ifindex: int, direction: str) -> bool:
+    """Add our filter for *direction*; returns whether the clsact qdisc had to be made for it.
+
+    Raises:
+        RefusedError: EEXIST where another agent has its filter there.
+    """
+    with IPRoute() as netlink:
+        created = _ensure_clsact(netlink, ifindex)
+        try:
+            netlink.tc(
+                "add-filter",
+                "bpf",
+                ifindex,
+                _HANDLE,
+                parent=_PARENTS[direction],
+                prio=_PRIORITY,
+                protocol=_ETH_P_ALL,
+                fd=program_fd,
+                name=f"hookline_{direction}",
+                direct_action=True,
+                classid=1,
+            )
+        except NetlinkError as error:
+            raise RefusedError(error.code, os.strerror(error.code)) from None
+        return created
+
+
+def _ensure_clsact(netlink: IPRoute, ifindex: int) -> bool:
+    try:
+        netlink.tc("add", "clsact", ifindex)
+    except NetlinkError as error:
+        if error.code == errno.EEXIST:
+            return False
+        raise RefusedError(error.code, os.strerror(error.code)) from None
+    return True
+
+
+def detach(ifindex: int, direction: str) -> None:
+    """Remove our filter for *direction*; one that has gone, or whose interface has, is fine."""
+    with IPRoute() as netlink, suppress(NetlinkError):
+        netlink.tc(
+            "del-filter",
+            "bpf",
+            ifindex,
+            _HANDLE,
+            parent=_PARENTS[direction],
+            prio=_PRIORITY,
+            protocol=_ETH_P_ALL,
+        )
+
+
+def remove_clsact_if_unused(ifindex: int) -> None:
+    """Remove the clsact qdisc that we made, unless somebody has come to use it since."""
+    with IPRoute() as netlink, suppress(NetlinkError):
+        used = any(
+            list(netlink.get_filters(index=ifindex, parent=parent)) for parent in _PARENTS.values()
+        )
+        if not used:
+            netlink.tc("del", "clsact", ifindex)
+
+
+def xdp_program_id(ifindex: int) -> int:
+    """The id of the XDP program attached to an interface, 0 for none."""
+    with IPRoute() as netlink:
+        (link,) = netlink.get_links(ifindex)
+        xdp = link.get_attr("IFLA_XDP")
+        return (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn what the kernel programs have written into batches, interval by interval.
+
+`drain` empties the event buffers and is cheap enough for every few milliseconds.
+`close_interval` snapshots the flow cache, settles evictions, closes the ledger and gives back all
+batches.  The order inside matters and is stated where it does.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from agent.batch import Batcher
+from agent.clock import Anchor, KernelClock
+from agent.columns import Columns, flow_columns, packet_columns, total_columns
+from agent.flowcache import Counted, FlowCache
+from agent.interfaces import read_counters
+from agent.ledger import Ledger
+from agent.maps import Rows, SharedMaps
+from agent.perf import PerfBuffer
+from agent.plan import Plan
+from agent.points import HookPoints
+from agent.ring import RingBuffer
+from schemas.dtype import dtype_from_layout, unpack
+from schemas.flow import FLOW_EVICTION, LANE
+from schemas.layout import Layout
+from schemas.packet import PACKET_EVENT
+from schemas.wire import Batch
+
+log = logging.getLogger(__name__)
+
+# Rows that came out of the event buffers and are worth batches before the interval ends.
+_MANY_ROWS = 1 << 16
+# A record that another CPU has not finished holds up those behind it for microseconds.
+_SETTLE_SECONDS = 0.05
+
+
+class Observer:
+    """Reads one agent's kernel memory.  Nothing here waits for Kafka."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        points: HookPoints,
+        buffer: str,
+        *,
+        batcher: Batcher,
+        ledger: Ledger,
+    ) -> None:
+        maps = SharedMaps(plan)
+        self._points = points
+        self._batcher = batcher
+        self._ledger = ledger
+        self._totals = maps.totals
+        self._cache = FlowCache(maps.slots, maps.origins)
+        self._clock = KernelClock(plan.pins, maps.clock)
+        self._evictions = _event_buffer(plan, buffer, "evictions", FLOW_EVICTION)
+        self._packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
+        self._counted: list[Counted] = []
+        self._events: list[Rows] = []
+        self._gone: set[str] = set()
+
+    def drain(self) -> Iterator[Batch]:
+        """Empty the event buffers; batches come out when there is much."""
+        self._events.append(self._packets.drain())
+        self._counted.append(self._cache.settle(self._evictions.drain()))
+        waiting = sum(len(events) for events in self._events)
+        waiting += sum(len(counted) for counted in self._counted)
+        if waiting >= _MANY_ROWS:
+            yield from self._take_batches(self._clock.anchor())
+
+    def close_interval(self) -> Iterator[Batch]:
+        """Everything that happened since the last call."""
+        anchor = self._clock.anchor()
+        # 1. The flows.  What arrives from here on belongs to the next interval.
+        counted = self._cache.snapshot()
+        self._clock.begin_interval(anchor)
+        # 2. The totals, after the flows, so that they hold all that the flows hold.
+        totals = self._totals.copy()
+        # 3. The evictions that had happened by then, and with them what never came.
+        lost_packets, lost_bytes = self._settle_evictions()
+        self._events.append(self._packets.drain())
+        self._counted.append(counted)
+        yield from self._take_batches(anchor)
+        yield from self._overflow_batches(totals, lost_packets, lost_bytes, anchor)
+        links = read_counters()
+        self._warn_of_missing(links)
+        yield from self._batch("ledger", self._ledger.close(totals, links, anchor.wall_ns), anchor)
+
+    def _settle_evictions(self) -> tuple[Any, Any]:
+        position = self._evictions.position()
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            self._counted.append(self._cache.settle(self._evictions.drain()))
+            if self._evictions.has_passed(position):
+                return self._cache.take_lost(self._ledger.count)
+            if time.monotonic() > deadline:
+                # Not lost, only late: the next interval knows.
+                none = np.zeros(self._ledger.count, np.uint64)
+                return none, none
+
+    def _take_batches(self, anchor: Anchor) -> Iterator[Batch]:
+        counted, self._counted = self._counted, []
+        for part in counted:
+            if len(part):
+                point = unpack(LANE, "point", part.slots["lane"])
+                self._ledger.book_rows(point, part.packets, part.bytes)
+                yield from self._batch("flow", flow_columns(part, self._points, anchor), anchor)
+        events, self._events = np.concatenate(self._events), []
+        if len(events):
+            yield from self._batch("packet", packet_columns(events, self._points, anchor), anchor)
+
+    def _overflow_batches(
+        self, totals: Rows, lost_packets: Any, lost_bytes: Any, anchor: Anchor
+    ) -> Iterator[Batch]:
+        start_ns = self._ledger.started_ns
+        point, packets, in_bytes = self._ledger.take_overflow(totals, lost_packets, lost_bytes)
+        if not len(point):
+            return
+        self._ledger.book_rows(point, packets, in_bytes)
+        columns = total_columns(
+            point, packets, in_bytes, self._points, start_ns=start_ns, end_ns=anchor.wall_ns
+        )
+        log.warning(
+            "flows lost their detail, their totals are kept; consider more --flow-slots",
+            extra={"packets": int(packets.sum())},
+        )
+        yield from self._batch("flow", columns, anchor)
+
+    def _batch(self, kind: str, columns: Columns, anchor: Anchor) -> Iterator[Batch]:
+        return self._batcher.batches(kind, columns, anchor.as_map())
+
+    def _warn_of_missing(self, links: Mapping[str, object]) -> None:
+        for target in self._points.targets:
+            if target.name not in links and target.name not in self._gone:
+                self._gone.add(target.name)
+                log.warning("interface is gone", extra={"interface": target.name})
+
+
+def _event_buffer(plan: Plan, buffer: str, name: str, layout: Layout) -> "RingBuffer | PerfBuffer":
+    kind = RingBuffer if buffer == "ring" else PerfBuffer
+    return kind(plan.pins.map(name), plan.ring_bytes, dtype_from_layout(layout))

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an agent: kernel -> observer -> batches -> publisher.
+
+Start: load and attach, then drain on a timer.  Nothing wakes us: a wake-up would cost the
+packet's CPU microseconds.
+Stop: detach, take what is left, publish it within the deadline, unpin.
+"""
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from agent.batch import Batcher
+from agent.clock import boot_id
+from agent.config import Config
+from agent.detach import detach
+from agent.interfaces import list_interfaces, read_counters, select
+from agent.ledger import Ledger
+from agent.observer import Observer
+from agent.plan import BPFFS, MAX_POINTS, Plan, Report
+from agent.points import HookPoints, number_points
+from agent.programs import load, sole_agent
+from agent.publisher import Publisher
+from schemas.ledger import HOOKS
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.02
+# A packet that is being counted on another CPU while we detach is done long before this.
+_LAST_PACKETS_SECONDS = 0.02
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+
+
+async def run(config: Config, stop: asyncio.Event) -> int:
+    """Observe until *stop* is set; returns how many rows could not be published.
+
+    Raises:
+        InterfaceError, LoadError: what was asked for cannot be observed.
+    """
+    points = number_points(select(list_interfaces(), config.interface))
+    plan = _plan(config, points)
+    with sole_agent(config.name):
+        links = read_counters()
+        report = await load(plan)
+        _log_start(points, report)
+        publisher = Publisher(config.broker, node=config.node, backlog_bytes=config.backlog_bytes)
+        publisher.start()
+        try:
+            ledger = Ledger(points, _hooks(points, report), links, time.time_ns())
+            batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
+            observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger)
+            await _observe(observer, publisher, config.interval, stop)
+        finally:
+            await asyncio.to_thread(detach, plan.pins, report.clsact)
+        await asyncio.sleep(_LAST_PACKETS_SECONDS)
+        for batch in observer.close_interval():
+            publisher.add(batch)
+        plan.pins.remove()
+        left = await publisher.stop(config.stop_timeout)
+        log.info(
+            "agent stopped",
+            extra={"published_rows": publisher.published_rows_total, "lost_rows": left},
+        )
+        return left
+
+
+async def _observe(
+    observer: Observer, publisher: Publisher, interval: float, stop: asyncio.Event
+) -> None:
+    due = time.monotonic() + interval
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+        if not publisher.has_room:
+            # Leave everything in the kernel: it counts on, and only detail can be lost.
+            continue
+        for batch in observer.drain():
+            publisher.add(batch)
+        if time.monotonic() >= due:
+            due = max(due + interval, time.monotonic())
+            for batch in observer.close_interval():
+                publisher.add(batch)
+
+
+def _plan(config: Config, points: HookPoints) -> Plan:
+    cpus = _possible_cpus()
+    return Plan(
+        pin_path=str(BPFFS / "hookline" / config.name),
+        targets=points.targets,
+        hook=config.hook,
+        tc=config.tc,
+        buffer=config.buffer,
+        cpus=cpus,
+        slots_per_cpu=_power_of_two(max(config.flow_slots // cpus, 4)),
+        hook_points=min(MAX_POINTS, _power_of_two(len(points.directions))),
+        ring_bytes=config.ring_bytes,
+        sample_one_in=config.sample,
+        sample_first=config.sample_first == "yes",
+    )
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def _possible_cpus() -> int:
+    """How many CPUs the kernel may ever number: one more than the highest."""
+    return int(_POSSIBLE_CPUS.read_text().strip().rpartition("-")[2].rpartition(",")[2]) + 1
+
+
+def _hooks(points: HookPoints, report: Report) -> dict[int, int]:
+    attached = {one.ifindex: one for one in report.attached}
+    hooks = {}
+    for target in points.targets:
+        hooks[target.ingress_point] = HOOKS[attached[target.ifindex].ingress_hook]
+        hooks[target.egress_point] = HOOKS[attached[target.ifindex].egress_hook]
+    return hooks
+
+
+def _log_start(points: HookPoints, report: Report) -> None:
+    for warning in report.warnings:
+        log.warning(warning)
+    names = {target.ifindex: target.name for target in points.targets}
+    for one in report.attached:
+        log.info(
+            "observing",
+            extra={
+                "interface": names[one.ifindex],
+                "ingress": one.ingress_hook,
+                "egress": one.egress_hook,
+                "buffer": report.buffer,
+            },
+        )
+    log.info("agent ready", extra={"pid": os.getpid()})

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent asks of the loader, and what the loader answers.
+
+The loader is a process of its own, so that LLVM and bcc leave with it.  A plan goes to its
+standard input as JSON, a report comes back on its standard output.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+BPFFS = Path("/sys/fs/bpf")
+INTERFACE_SLOTS = 1 << 14
+# Point 0 books what met no known interface.
+FIRST_POINT = 1
+MAX_POINTS = 4096
+
+
+class LoadError(Exception):
+    """The kernel programs cannot be loaded or attached; the text says why and what helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One interface to observe, and the hook points that its two directions have."""
+
+    name: str
+    ifindex: int
+    link_bytes: int
+    is_hardware: bool
+    ingress_point: int
+    egress_point: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the loader needs to know."""
+
+    pin_path: str
+    targets: tuple[Target, ...]
+    hook: str  # auto, xdp, xdp-generic, tc
+    tc: str  # auto, tcx, clsact
+    buffer: str  # auto, ring, perf
+    cpus: int
+    slots_per_cpu: int
+    hook_points: int
+    ring_bytes: int
+    sample_one_in: int
+    sample_first: bool
+
+    @property
+    def pins(self) -> "Pins":
+        return Pins(Path(self.pin_path))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        content = json.loads(text)
+        content["targets"] = tuple(Target(**target) for target in content["targets"])
+        return cls(**content)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Where one interface's programs ended up; hooks are named as in the ledger."""
+
+    ifindex: int
+    ingress_hook: str
+    egress_hook: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the loader did."""
+
+    buffer: str
+    attached: tuple[Attached, ...]
+    warnings: tuple[str, ...]
+    # Interfaces that have our clsact filters, and whether their qdisc was made for them.
+    clsact: dict[int, bool]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        content = json.loads(text)
+        return cls(
+            buffer=content["buffer"],
+            attached=tuple(Attached(**one) for one in content["attached"]),
+            warnings=tuple(content["warnings"]),
+            clsact={int(ifindex): created for ifindex, created in content["clsact"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Where in the bpf file system one agent's objects live."""
+
+    root: Path
+
+    def map(self, name: str) -> Path:
+        return self.root / "maps" / name
+
+    def program(self, name: str) -> Path:
+        return self.root / "programs" / name
+
+    def link(self, ifindex: int, direction: str) -> Path:
+        return self.root / "links" / f"{direction}-{ifindex}"
+
+    def links(self) -> list[Path]:
+        return sorted((self.root / "links").glob("*"))
+
+    def make(self) -> None:
+        for kind in ("maps", "programs", "links"):
+            (self.root / kind).mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Unpin everything; links still attached are detached by that."""
+        for path in sorted(self.root.rglob("*"), reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+        if self.root.is_dir():
+            self.root.rmdir()

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Have the kernel programs loaded by a process of its own, and hold its result."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.plan import LoadError, Plan, Report
+
+LOCKS = Path("/run/hookline")
+
+
+async def load(plan: Plan) -> Report:
+    """Run the loader.
+
+    Raises:
+        LoadError: it could not compile, load or attach; nothing stays attached then.
+    """
+    loader = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "agent.loader",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, complaints = await loader.communicate(plan.to_json().encode())
+    if loader.returncode != 0:
+        lines = complaints.decode(errors="replace").strip().splitlines()
+        raise LoadError(lines[-1] if lines else f"the loader ended with {loader.returncode}")
+    return Report.from_json(output.decode())
+
+
+@contextlib.contextmanager
+def sole_agent(name: str) -> Iterator[None]:
+    """Hold the name of this agent, so that a second one cannot take its pins.
+
+    Raises:
+        LoadError: another agent has the name.
+    """
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    fd = os.open(LOCKS / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise LoadError(
+            f"an agent named {name!r} runs already; stop it, or choose another --name"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write log events to stderr: a time, a level, a phrase, then key=value fields."""
+
+import logging
+import time
+
+LEVELS = ("debug", "info", "warning", "error")
+
+# What every LogRecord has; the rest came in by `extra`.
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class EventFormatter(logging.Formatter):
+    """One line an event: `2026-01-31T12:00:00.000Z info rows inserted table=flows rows=20`."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        fields = "".join(
+            f" {key}={_quoted(str(value))}"
+            for key, value in vars(record).items()
+            if key not in _OWN
+        )
+        return f"{self.formatTime(record)} {record.levelname.lower()} {record.message}{fields}"
+
+
+def _quoted(text: str) -> str:
+    """*text* as it is, or as a Python literal where it would break the line or its fields."""
+    return text if text.isprintable() and text and not set(text) & {" ", "=", '"'} else repr(text)
+
+
+def configure(level: str) -> None:
+    """Send events of *level* and above to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(EventFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def quiet_kafka_client(*, quiet: bool) -> None:
+    """Hide what the Kafka client logs, while we report the same in one line ourselves."""
+    level = logging.CRITICAL if quiet else logging.WARNING
+    logging.getLogger("aiokafka").setLevel(level)

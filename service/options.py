@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fill a dataclass of options from flags, then the environment, then a TOML file.
+
+An option is a dataclass field made with `option` or `secret`: its name gives the flag
+(`--max-rows`), the environment variable (`HOOKLINE_MAX_ROWS`) and the key in the file
+(`max_rows`); its default gives its type; its text serves `--help` and the reference page.
+An option whose default is a tuple may be given several times, or as one text with commas.
+"""
+
+import argparse
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+ENVIRONMENT_PREFIX = "HOOKLINE_"
+
+Options = TypeVar("Options")
+
+
+class ConfigError(ValueError):
+    """An option that cannot be used; the text is one line that names it."""
+
+
+class Secret(str):
+    """Text that is not shown when it is printed by accident."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'" if self else "''"
+
+
+class Dsn(str):
+    """An address whose password is not shown when it is printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(self.masked)
+
+    @property
+    def masked(self) -> str:
+        """The address without its password."""
+        password = urlsplit(self).password
+        return self.replace(f":{password}@", ":***@") if password else str(self)
+
+
+def option(default: Any, doc: str, *, group: str, metavar: str = "", choices: Any = None) -> Any:
+    """A field that is an option of the group *group*."""
+    about = {"doc": doc, "group": group, "metavar": metavar, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def secret(doc: str, *, group: str) -> Any:
+    """A secret: from the environment, or from the file that `<name>_file` names."""
+    about = {"doc": doc, "group": group, "metavar": "", "choices": None}
+    return dataclasses.field(default=Secret(), metadata=about)
+
+
+def is_secret(field: "dataclasses.Field[Any]") -> bool:
+    return isinstance(field.default, Secret)
+
+
+def environment_name(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+    """Give *parser* a flag for each option of *cls* that is no secret."""
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if is_secret(field):
+            continue
+        name = field.metadata["group"]
+        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
+        default = f" (default: {field.default})" if field.default not in ("", 0, ()) else ""
+        group.add_argument(
+            "--" + field.name.replace("_", "-"),
+            metavar=field.metadata["metavar"] or field.name.upper(),
+            help=(field.metadata["doc"] + default).replace("%", "%%"),
+            action="append" if isinstance(field.default, tuple) else "store",
+        )
+
+
+def build(
+    cls: type[Options],
+    *,
+    table: str,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: Path | None,
+) -> Options:
+    """One *cls* from all three places; an earlier place wins.
+
+    In the file its options stand in the table *table*, or above all tables.
+
+    Raises:
+        ConfigError: a value has the wrong type, or a file cannot be read.
+    """
+    from_file = _read(cls, table, file) if file else {}
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        for where, source, key in (
+            (f"--{field.name.replace('_', '-')}", flags, field.name),
+            (environment_name(field.name), environ, environment_name(field.name)),
+            (f"{field.name} in {file}", from_file, field.name),
+        ):
+            if source.get(key) is not None:
+                values[field.name] = _typed(field, source[key], where)
+                break
+    return cls(**_with_secret_files(cls, values))
+
+
+def _typed(field: "dataclasses.Field[Any]", value: Any, where: str) -> Any:
+    wanted: type[Any] = type(field.default)
+    if wanted is tuple:
+        return _several(value, where)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ConfigError(f"{where} is {value!r}; give it a text or a number")
+    try:
+        typed = wanted(value)
+    except ValueError:
+        raise ConfigError(f"{where} is {value!r}, which is no {wanted.__name__}") from None
+    choices = field.metadata["choices"]
+    if choices and typed not in choices:
+        raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(choices)}")
+    return typed
+
+
+def _several(value: Any, where: str) -> tuple[str, ...]:
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{where} is {value!r}; give it a list of texts")
+    return tuple(text.strip() for text in texts if text.strip())
+
+
+def _with_secret_files(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    for field in dataclasses.fields(cls):
+        path = values.get(f"{field.name}_file")
+        if not is_secret(field) or not path or field.name in values:
+            continue
+        try:
+            values[field.name] = Secret(Path(path).read_text().rstrip("\n"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {field.name}_file {path}: {error.strerror}") from None
+    return values
+
+
+def _read(cls: type[Any], table: str, file: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from None
+    names = {field.name for field in dataclasses.fields(cls) if not is_secret(field)}
+    own = content.get(table, {})
+    if not isinstance(own, dict):
+        raise ConfigError(f"{table} in {file} is no table; write [{table}]")
+    if unknown := sorted(set(own) - names):
+        raise ConfigError(f"{file} has unknown option {unknown[0]} in [{table}]")
+    # What several parts of hookline need is written once, above the tables.
+    shared = {name: value for name, value in content.items() if name in names}
+    return {**shared, **own}

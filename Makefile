@@ -50,4 +50,4 @@ bench: dev ## measure; every number in docs/ comes from here
 	$(bin)/python -m bench $(ARGS)
 
 clean: ## remove what setup and the tools made
-	rm -rf .venv .kafka .setup.log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .kafka .kafka.new .setup.log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,6 @@ cd "$(dirname "$0")/.."
 
 readonly LOG=$PWD/.setup.log
 readonly VENV=$PWD/.venv
-readonly LIBS=$PWD/.kafka/libs
 # The distribution's own interpreter: bcc's bindings are built for it and for no other.
 readonly PYTHON=/usr/bin/python3
 
@@ -149,10 +148,13 @@ has_jars() {
 
 setup_jars() {
 	! has_jars || return 0
-	rm -rf .kafka
+	rm -rf .kafka.new
 	fetching "Kafka's jars" mvn --batch-mode --quiet --strict-checksums \
 		-f deploy/kafka/pom.xml dependency:copy-dependencies \
-		-DincludeScope=runtime -DoutputDirectory="$LIBS"
+		-DincludeScope=runtime -DoutputDirectory="$PWD/.kafka.new/libs"
+	# The archive of classes goes with the jars that it was made from.
+	rm -rf .kafka
+	mv .kafka.new .kafka
 	touch "$(jars_stamp)"
 }
 

@@ -3,6 +3,7 @@
 """What can be set on a consumer, with its default, meaning and limits."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -115,7 +116,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("retention_days", "max_rows", "max_age", "start_timeout", "stop_timeout"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         _check_dsn(self.clickhouse)
         if self.serve and not self.clickhouse.startswith("chdb:"):

@@ -13,8 +13,10 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from consumer import quarantine
 from consumer.broker import BrokerUnavailable
@@ -30,14 +32,14 @@ from schemas.catalogue import RECORDS
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
-CLOSE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 15.0
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
-    """Kafka or ClickHouse stayed away for too long; the text is one line."""
+    """A part could not be started, or stayed away for too long; the text is one line."""
 
 
 class Stopped(Exception):  # noqa: N818  # it is no error
@@ -161,16 +163,22 @@ async def _open_clickhouse(config: Config, metrics: Metrics, start: Start, parts
     )
     log.info("clickhouse is ready", extra={"statements": changed})
     if config.serve:
-        _serve_queries(config, parts)
+        await _serve_queries(config, parts)
     return sink
 
 
-def _serve_queries(config: Config, parts: Parts) -> None:
-    # Only the embedded mode needs the HTTP interface, and it brings a web server along.
-    from consumer.api.server import ApiServer  # noqa: PLC0415
+async def _serve_queries(config: Config, parts: Parts) -> None:
+    # Only the embedded mode needs the HTTP interface; a consumer of a server never loads it.
+    from consumer.api.server import ApiServer, ApiUnavailable  # noqa: PLC0415
 
-    server = ApiServer(config.clickhouse, *host_and_port(config.serve, "serve"))
-    server.start()
+    host, port = host_and_port(config.serve, "serve")
+    # The engine compares paths as they are written, and the client resolves links in its own.
+    directory = Path(urlsplit(config.clickhouse).path).resolve()
+    try:
+        server = ApiServer(str(directory), host=host, port=port)
+        await asyncio.to_thread(server.start)
+    except ApiUnavailable as error:
+        raise StartError(str(error)) from None
     parts.stop_with("http interface", partial(asyncio.to_thread, server.stop))
 
 

@@ -10,6 +10,7 @@ import errno
 from dataclasses import dataclass, field
 
 from agent import libbpf, netlink
+from agent.interfaces import read_counters
 from agent.kernel import Loaded
 from agent.plan import Attached, LoadError, Pins, Plan, Target
 
@@ -33,8 +34,12 @@ class Attachment:
         Raises:
             LoadError: the hook that was asked for is taken or unsupported.
         """
+        counters = read_counters().get(target.name)
+        if counters is None:
+            raise LoadError(f"interface {target.name} has gone while the programs were loaded")
         return Attached(
             ifindex=target.ifindex,
+            counters=counters,
             ingress_hook=self._attach_ingress(target),
             egress_hook=self._attach_tc(target, "egress"),
         )

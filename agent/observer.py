@@ -17,7 +17,7 @@ from agent.batch import Batcher
 from agent.clock import Anchor, KernelClock
 from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
-from agent.interfaces import read_counters
+from agent.interfaces import LinkCounters
 from agent.ledger import Ledger
 from agent.maps import Rows, SharedMaps
 from agent.perf import PerfBuffer
@@ -72,8 +72,8 @@ class Observer:
         if waiting >= _MANY_ROWS:
             yield from self._take_batches(self._clock.anchor())
 
-    def close_interval(self) -> Iterator[Batch]:
-        """Everything that happened since the last call."""
+    def close_interval(self, links: Mapping[str, LinkCounters]) -> Iterator[Batch]:
+        """Everything that happened since the last call; *links* is for the ledger."""
         anchor = self._clock.anchor()
         # 1. The flows.  What arrives from here on belongs to the next interval.
         counted = self._cache.snapshot()
@@ -86,7 +86,6 @@ class Observer:
         self._counted.append(counted)
         yield from self._take_batches(anchor)
         yield from self._overflow_batches(totals, lost_packets, lost_bytes, anchor)
-        links = read_counters()
         self._warn_of_missing(links)
         yield from self._batch("ledger", self._ledger.close(totals, links, anchor.wall_ns), anchor)
 

@@ -18,7 +18,7 @@ from agent.batch import Batcher
 from agent.clock import boot_id
 from agent.config import Config
 from agent.detach import detach
-from agent.interfaces import list_interfaces, read_counters, select
+from agent.interfaces import LinkCounters, list_interfaces, read_counters, select
 from agent.ledger import Ledger
 from agent.observer import Observer
 from agent.plan import BPFFS, MAX_POINTS, Plan, Report
@@ -44,20 +44,20 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     points = number_points(select(list_interfaces(), config.interface))
     plan = _plan(config, points)
     with sole_agent(config.name):
-        links = read_counters()
         report = await load(plan)
         _log_start(points, report)
         publisher = Publisher(config.broker, node=config.node, backlog_bytes=config.backlog_bytes)
         publisher.start()
         try:
-            ledger = Ledger(points, _hooks(points, report), links, time.time_ns())
+            ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
             batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
             observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger)
             await _observe(observer, publisher, config.interval, stop)
         finally:
             await asyncio.to_thread(detach, plan.pins, report.clsact)
+            links = read_counters()
         await asyncio.sleep(_LAST_PACKETS_SECONDS)
-        for batch in observer.close_interval():
+        for batch in observer.close_interval(links):
             publisher.add(batch)
         plan.pins.remove()
         left = await publisher.stop(config.stop_timeout)
@@ -82,7 +82,7 @@ async def _observe(
             publisher.add(batch)
         if time.monotonic() >= due:
             due = max(due + interval, time.monotonic())
-            for batch in observer.close_interval():
+            for batch in observer.close_interval(read_counters()):
                 publisher.add(batch)
 
 
@@ -119,6 +119,11 @@ def _hooks(points: HookPoints, report: Report) -> dict[int, int]:
         hooks[target.ingress_point] = HOOKS[attached[target.ifindex].ingress_hook]
         hooks[target.egress_point] = HOOKS[attached[target.ifindex].egress_hook]
     return hooks
+
+
+def _links(points: HookPoints, report: Report) -> dict[str, LinkCounters]:
+    names = {target.ifindex: target.name for target in points.targets}
+    return {names[one.ifindex]: one.counters for one in report.attached}
 
 
 def _log_start(points: HookPoints, report: Report) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from agent.interfaces import LinkCounters
+
 BPFFS = Path("/sys/fs/bpf")
 INTERFACE_SLOTS = 1 << 14
 # Point 0 books what met no known interface.
@@ -71,6 +73,8 @@ class Attached:
     ifindex: int
     ingress_hook: str
     egress_hook: str
+    # The interface's own counters, read just before it was attached to.
+    counters: LinkCounters
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,10 @@ class Report:
         content = json.loads(text)
         return cls(
             buffer=content["buffer"],
-            attached=tuple(Attached(**one) for one in content["attached"]),
+            attached=tuple(
+                Attached(**{**one, "counters": LinkCounters(**one["counters"])})
+                for one in content["attached"]
+            ),
             warnings=tuple(content["warnings"]),
             clsact={int(ifindex): created for ifindex, created in content["clsact"].items()},
         )

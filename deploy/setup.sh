@@ -17,9 +17,9 @@ readonly VENV=$PWD/.venv
 # The distribution's own interpreter: bcc's bindings are built for it and for no other.
 readonly PYTHON=/usr/bin/python3
 
-readonly RUNTIME_PACKAGES=(ca-certificates iproute2 libbpf1 python3 python3-bpfcc python3-venv)
+readonly RUNTIME_PACKAGES=(ca-certificates iproute2 iputils-ping libbpf1 python3 python3-bpfcc python3-venv)
 readonly DEV_PACKAGES=(
-	bind9-dnsutils clang clang-format curl ethtool iperf3 iputils-ping make nginx-light nmap
+	bind9-dnsutils clang clang-format curl ethtool iperf3 make nginx-light nmap
 	shellcheck tcpdump tshark
 )
 

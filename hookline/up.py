@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hookline up`: everything on this machine, as one process tree.
+
+Kafka, then the consumer with the embedded ClickHouse, then the agent.  The services are the ones
+that run in a cluster; only the endpoints differ.  They stop in the opposite direction: the agent
+first, and the rest once what it published is stored.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hookline.backlog import until_stored
+from hookline.child import Child, ChildError
+from hookline.jvm import JavaError
+from hookline.kafka import Kafka, KafkaError, free_port, refuse_taken
+from hookline.live import Live
+from hookline.settings import DEFAULT_DATA, RUNNING_FILE
+
+KAFKA_PORT = 9092
+HTTP_PORT = 8123
+_STOP_SECONDS = 15.0
+_STORE_SECONDS = 30.0
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class UpError(Exception):
+    """`hookline up` cannot go on; the text is one line for a human."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The files below the data directory."""
+
+    data: Path
+
+    @property
+    def kafka(self) -> Path:
+        return self.data / "kafka"
+
+    @property
+    def clickhouse(self) -> Path:
+        return self.data / "clickhouse"
+
+    @property
+    def running(self) -> Path:
+        return self.data / RUNNING_FILE
+
+    def log(self, name: str) -> Path:
+        return self.data / f"{name}.log"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.add_argument(
+        "--interface",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="interface to observe, or a pattern such as 'veth*'; repeatable"
+        " (default: all that are up, without lo)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=duration,
+        metavar="TIME",
+        help="stop after this time, for example 30s, 5m, 1h (default: run until Ctrl-C)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DEFAULT_DATA,
+        metavar="DIR",
+        help=f"where the history is kept (default: {DEFAULT_DATA})",
+    )
+    parser.add_argument("--hook", help="passed on to the agent: auto, xdp, xdp-generic or tc")
+    parser.add_argument("--sample", help="passed on to the agent: headers of one packet in N")
+    parser.add_argument("--node", help="name of this machine in every row (default: its host name)")
+    parser.add_argument(
+        "--http-port",
+        type=int,
+        default=HTTP_PORT,
+        metavar="PORT",
+        help=f"where ClickHouse clients connect, on 127.0.0.1 (default: {HTTP_PORT})",
+    )
+    parser.add_argument(
+        "--kafka-port",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help=f"where Kafka listens, on 127.0.0.1 (default: {KAFKA_PORT}, or a free one)",
+    )
+
+
+def duration(text: str) -> float:
+    """Seconds in a text such as 30s, 5m, 1h or 2d."""
+    number = text.rstrip("smhd")
+    unit = text[len(number) :]
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 30s, 5m, 1h or 2d") from None
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not more than nothing")
+    return seconds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until Ctrl-C, SIGTERM or the end of --for; the exit code."""
+    if os.geteuid() != 0:
+        return _fail("loading eBPF programs needs root; run it with sudo")
+    place = Place(arguments.data.resolve())
+    try:
+        with _sole_user(place):
+            return asyncio.run(_Up(place, arguments).run())
+    except (UpError, ChildError, KafkaError, JavaError) as error:
+        return _fail(str(error))
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write(f"hookline up: {reason}\n")
+    return 1
+
+
+@contextlib.contextmanager
+def _sole_user(place: Place) -> Iterator[None]:
+    """Make the data directory and hold it."""
+    try:
+        place.data.mkdir(parents=True, exist_ok=True)
+        lock = (place.data / "lock").open("w")
+    except OSError as error:
+        raise UpError(f"cannot write {error.filename}: {error.strerror}; choose --data") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UpError(f"another hookline up uses {place.data}; choose another --data") from None
+        yield
+
+
+class _Up:
+    def __init__(self, place: Place, arguments: argparse.Namespace) -> None:
+        self._place = place
+        self._arguments = arguments
+        self._url = f"http://127.0.0.1:{arguments.http_port}"
+        self._live = Live(self._url)
+        self._kafka = Kafka(place.kafka, port=_kafka_port(arguments.kafka_port))
+        self._consumer = Child("consumer", place.log("consumer"), self._live.tell)
+        self._agent = Child("agent", place.log("agent"), self._live.tell)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        try:
+            await self._start()
+            await self._watch()
+        finally:
+            code = await self._stop_all()
+        return code
+
+    async def _start(self) -> None:
+        started = time.monotonic()
+        await self._kafka.start()
+        await self._consumer.start(
+            [
+                f"--kafka={self._kafka.bootstrap}",
+                f"--clickhouse=chdb://{self._place.clickhouse}",
+                f"--serve=127.0.0.1:{self._arguments.http_port}",
+                # The one member there ever is: its successor need not wait until it is given up.
+                "--group-instance=up",
+            ]
+        )
+        self._place.running.write_text(json.dumps({"pid": os.getpid(), "http": self._url}) + "\n")
+        await self._agent.start(self._agent_arguments())
+        self._live.tell(
+            f"up after {time.monotonic() - started:.1f} s: kafka {self._kafka.bootstrap},"
+            f" clickhouse {self._url}, history {self._place.data}"
+        )
+
+    def _agent_arguments(self) -> list[str]:
+        # The pins of two of us must not meet, nor those of an agent that runs as a service.
+        name = f"up-{zlib.crc32(os.fsencode(self._place.data)):08x}"
+        arguments = [f"--kafka={self._kafka.bootstrap}", f"--name={name}"]
+        arguments += [f"--interface={pattern}" for pattern in self._arguments.interface]
+        for option in ("hook", "sample", "node"):
+            if (value := getattr(self._arguments, option)) is not None:
+                arguments.append(f"--{option}={value}")
+        return arguments
+
+    async def _watch(self) -> None:
+        """Show what flows until it is time to stop.
+
+        Raises:
+            UpError: one of the parts ended.
+        """
+        stop = asyncio.create_task(self._stop.wait())
+        ends = (self._kafka.wait(), self._consumer.ended(), self._agent.ended())
+        parts = [asyncio.create_task(end) for end in ends]
+        shown = asyncio.create_task(self._live.run())
+        try:
+            done, _ = await asyncio.wait(
+                {stop, *parts},
+                timeout=self._arguments.seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            shown.cancel()
+            await asyncio.gather(shown, return_exceptions=True)
+            for task in (stop, *parts):
+                task.cancel()
+        for part in parts:
+            if part in done:
+                raise UpError(part.result())
+
+    async def _stop_all(self) -> int:
+        """Stop in the direction of the data, so that each part gets what came before."""
+        codes = [await self._agent.stop(_STOP_SECONDS)]
+        if self._consumer.is_running and not await until_stored(self._kafka, _STORE_SECONDS):
+            self._live.tell(
+                "what is in Kafka and not yet in ClickHouse is stored at the next start"
+            )
+        codes.append(await self._consumer.stop(_STOP_SECONDS))
+        await self._kafka.stop()
+        self._place.running.unlink(missing_ok=True)
+        return int(any(codes))
+
+
+def _kafka_port(wanted: int) -> int:
+    if wanted:
+        return wanted
+    try:
+        refuse_taken(KAFKA_PORT)
+    except KafkaError:
+        return free_port()
+    return KAFKA_PORT

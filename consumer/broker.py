@@ -55,4 +55,6 @@ class Broker:
 
 def one_line(error: Exception) -> str:
     """What a Kafka client's error says, or its name where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    text = str(error).strip().partition("\n")[0].removeprefix(f"{type(error).__name__}: ")
+    # The client lists the addresses as it keeps them, which is no help to anybody.
+    return "no broker answers" if text.startswith("Unable to bootstrap") else text or repr(error)

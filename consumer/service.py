@@ -157,7 +157,10 @@ async def _open_clickhouse(config: Config, metrics: Metrics, start: Start, parts
     )
     parts.stop_with("clickhouse", partial(asyncio.to_thread, sink.close))
     tables = [record.table for record in RECORDS]
-    await start.until_available("clickhouse", partial(asyncio.to_thread, sink.connect, tables))
+    await start.until_available(
+        f"clickhouse at {config.clickhouse.masked}",
+        partial(asyncio.to_thread, sink.connect, tables),
+    )
     changed = await asyncio.to_thread(
         migrate, sink, RECORDS, retention_days=config.retention_days, failures=SinkError
     )
@@ -167,15 +170,18 @@ async def _open_clickhouse(config: Config, metrics: Metrics, start: Start, parts
     return sink
 
 
+def _engine_directory(dsn: str) -> str:
+    # The engine compares paths as they are written, and the client resolves links in its own.
+    return str(Path(urlsplit(dsn).path).resolve())
+
+
 async def _serve_queries(config: Config, parts: Parts) -> None:
     # Only the embedded mode needs the HTTP interface; a consumer of a server never loads it.
     from consumer.api.server import ApiServer, ApiUnavailable  # noqa: PLC0415
 
     host, port = host_and_port(config.serve, "serve")
-    # The engine compares paths as they are written, and the client resolves links in its own.
-    directory = Path(urlsplit(config.clickhouse).path).resolve()
     try:
-        server = ApiServer(str(directory), host=host, port=port)
+        server = ApiServer(_engine_directory(config.clickhouse), host=host, port=port)
         await asyncio.to_thread(server.start)
     except ApiUnavailable as error:
         raise StartError(str(error)) from None
@@ -209,7 +215,7 @@ async def _open_kafka(
         source.start,
     ]
     for step in steps:
-        await start.until_available("kafka", step)
+        await start.until_available(f"kafka at {config.kafka}", step)
     parts.stop_with("dead letters", dead_letters.stop)
     parts.stop_with("kafka", source.stop)
     await start.within(f"consumer group {config.group}", source.until_assigned())

@@ -3,7 +3,8 @@
 
 Ingress is accounted at native XDP on hardware, and at tc on virtual links, where native XDP
 would cost the sender its segmentation offload.  Egress is always tc.  tc means tcx, or a clsact
-filter where the kernel has no tcx.  What is attached already is left in its place.
+filter where the kernel has no tcx.  What is attached already stays, and at tc we go before it: a
+program's verdict may end the chain, and hide the packet from whatever comes after.
 """
 
 import errno
@@ -86,14 +87,18 @@ class Attachment:
 
     def _attach_tcx(self, target: Target, direction: str) -> str:
         program_fd = self.loaded.programs[f"hook_{direction}"]
-        fd = libbpf.create_link(program_fd, target.ifindex, _TCX[direction])
+        fd = libbpf.create_link(
+            program_fd, target.ifindex, _TCX[direction], flags=libbpf.BPF_F_BEFORE
+        )
         libbpf.pin(fd, self.pins.link(target.ifindex, direction))
         return "tcx"
 
     def _attach_clsact(self, target: Target, direction: str) -> str:
         program_fd = self.loaded.programs[f"hook_{direction}"]
         try:
-            was_created = netlink.attach(program_fd, target.ifindex, direction)
+            was_created = netlink.attach(
+                program_fd, target.ifindex, direction, owner=self.pins.owner
+            )
         except netlink.RefusedError as error:
             raise LoadError(
                 f"cannot attach at tc {direction} of {target.name}: {error.strerror}"

@@ -21,7 +21,7 @@ def detach(pins: Pins, clsact: Mapping[int, bool]) -> None:
         from agent import netlink  # noqa: PLC0415 - pyroute2 takes 10 MB, and few need it
 
         for ifindex, was_created in clsact.items():
-            netlink.detach(ifindex, "ingress")
-            netlink.detach(ifindex, "egress")
+            netlink.detach(ifindex, "ingress", owner=pins.owner)
+            netlink.detach(ifindex, "egress", owner=pins.owner)
             if was_created:
                 netlink.remove_clsact_if_unused(ifindex)

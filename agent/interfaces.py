@@ -81,7 +81,7 @@ def _ioctl(sock: socket.socket, request: int, name: str) -> bytes:
 
 
 def _is_hardware(sock: socket.socket, name: str) -> bool:
-    """Whether a driver names the bus its device sits on; virtio's devices are virtual too."""
+    """Whether a driver names the bus its device sits on; virtio and tun name one as well."""
     # struct ethtool_drvinfo: cmd, driver[32], version[32], fw_version[32], bus_info[32], ...
     information = array.array("B", struct.pack("I192x", _ETHTOOL_GDRVINFO))
     address, _ = information.buffer_info()
@@ -91,7 +91,7 @@ def _is_hardware(sock: socket.socket, name: str) -> bool:
         return False
     driver, _, _, bus = struct.unpack_from("32s32s32s32s", information.tobytes(), 4)
     bus_name = bus.split(b"\0")[0]
-    return bool(bus_name) and bus_name != b"N/A" and not driver.startswith((b"virtio", b"veth"))
+    return bool(bus_name) and bus_name != b"N/A" and not driver.startswith((b"virtio", b"veth", b"tun"))
 
 
 def select(interfaces: Iterable[Interface], patterns: Iterable[str]) -> list[Interface]:

@@ -16,6 +16,7 @@ from typing import Any
 BPF_XDP = 37
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
+BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chain
 
 # include/uapi/linux/if_link.h
 XDP_FLAGS_SKB_MODE = 1 << 1

@@ -2,12 +2,13 @@
 """tc filters on kernels without tcx, through netlink: the one module that imports pyroute2.
 
 Before Linux v6.6 a tc program is a filter of the clsact qdisc.  It outlives us, so what we add
-carries our name and is removed by name and handle; other filters, and a qdisc that was there
-before us, stay.
+has a handle made of the agent's name, by which it is removed; other filters, those of other
+agents among them, and a qdisc that was there before us, stay.
 """
 
 import errno
 import os
+import zlib
 from contextlib import suppress
 
 from pyroute2 import IPRoute
@@ -17,20 +18,20 @@ from pyroute2.netlink.exceptions import NetlinkError
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _CLSACT_HANDLE = 0xFFFF0000
 _ETH_P_ALL = 0x0003
-# Late among the filters, early enough to run before one that ends the chain for good measure.
-_PRIORITY = 49152
-_HANDLE = 0x484C  # "HL"
+# The first to run, since a filter's verdict may end the chain.  Of one priority, the latest is.
+_PRIORITY = 1
 
 
 class RefusedError(OSError):
     """The kernel refused a filter; errno and strerror say why."""
 
 
-def attach(program_fd: int, ifindex: int, direction: str) -> bool:
-    """Add our filter for *direction*; returns whether the clsact qdisc had to be made for it.
+def attach(program_fd: int, ifindex: int, direction: str, *, owner: str) -> bool:
+    """Add *owner*'s filter for *direction*; returns whether the qdisc had to be made for it.
 
     Raises:
-        RefusedError: EEXIST where another agent has its filter there.
+        RefusedError: EEXIST where *owner* has a filter there already; EINVAL where filters of
+            another kind have the first place.
     """
     with IPRoute() as netlink:
         created = _ensure_clsact(netlink, ifindex)
@@ -39,7 +40,7 @@ def attach(program_fd: int, ifindex: int, direction: str) -> bool:
                 "add-filter",
                 "bpf",
                 ifindex,
-                _HANDLE,
+                _handle(owner),
                 parent=_PARENTS[direction],
                 prio=_PRIORITY,
                 protocol=_ETH_P_ALL,
@@ -53,6 +54,10 @@ def attach(program_fd: int, ifindex: int, direction: str) -> bool:
         return created
 
 
+def _handle(owner: str) -> int:
+    return zlib.crc32(owner.encode()) or 1
+
+
 def _ensure_clsact(netlink: IPRoute, ifindex: int) -> bool:
     try:
         netlink.tc("add", "clsact", ifindex)
@@ -63,14 +68,14 @@ def _ensure_clsact(netlink: IPRoute, ifindex: int) -> bool:
     return True
 
 
-def detach(ifindex: int, direction: str) -> None:
-    """Remove our filter for *direction*; one that has gone, or whose interface has, is fine."""
+def detach(ifindex: int, direction: str, *, owner: str) -> None:
+    """Remove *owner*'s filter for *direction*; one that has gone, or its interface, is fine."""
     with IPRoute() as netlink, suppress(NetlinkError):
         netlink.tc(
             "del-filter",
             "bpf",
             ifindex,
-            _HANDLE,
+            _handle(owner),
             parent=_PARENTS[direction],
             prio=_PRIORITY,
             protocol=_ETH_P_ALL,

@@ -21,7 +21,7 @@ from agent.detach import detach
 from agent.interfaces import LinkCounters, list_interfaces, read_counters, select
 from agent.ledger import Ledger
 from agent.observer import Observer
-from agent.plan import BPFFS, MAX_POINTS, Plan, Report
+from agent.plan import MAX_POINTS, Plan, Report, pins_of
 from agent.points import HookPoints, number_points
 from agent.programs import load, sole_agent
 from agent.publisher import Publisher
@@ -89,7 +89,7 @@ async def _observe(
 def _plan(config: Config, points: HookPoints) -> Plan:
     cpus = _possible_cpus()
     return Plan(
-        pin_path=str(BPFFS / "hookline" / config.name),
+        pin_path=str(pins_of(config.name).root),
         targets=points.targets,
         hook=config.hook,
         tc=config.tc,

@@ -110,6 +110,11 @@ class Pins:
 
     root: Path
 
+    @property
+    def owner(self) -> str:
+        """The agent's name."""
+        return self.root.name
+
     def map(self, name: str) -> Path:
         return self.root / "maps" / name
 
@@ -135,3 +140,8 @@ class Pins:
                 path.unlink()
         if self.root.is_dir():
             self.root.rmdir()
+
+
+def pins_of(name: str) -> Pins:
+    """Where the agent of that name keeps its objects."""
+    return Pins(BPFFS / "hookline" / name)

@@ -20,6 +20,10 @@ _KILL_AFTER_SECONDS = 10.0
 class ChildError(Exception):
     """A child ended that should have run on; the text is its last word."""
 
+    def __init__(self, text: str, *, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
 
 class Child:
     """One service, from its start to its end."""
@@ -57,16 +61,17 @@ class Child:
         await asyncio.wait({ready, self._reader}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if not self._ready.is_set():
-            raise ChildError(await self.ended())
+            raise await self.ended()
 
-    async def ended(self) -> str:
-        """Wait until the child has ended; its last word, or its exit code."""
+    async def ended(self) -> ChildError:
+        """Wait until the child has ended; what to say of it."""
         if self._process is None or self._reader is None:
-            return f"{self.name} was not started"
+            return ChildError(f"{self.name} was not started", code=1)
         # Who waits for the end may be cancelled; the reader reads on.
         await asyncio.shield(self._reader)
         code = await self._process.wait()
-        return self._last_words[-1] if self._last_words else f"{self.name} ended with {code}"
+        text = self._last_words[-1] if self._last_words else f"{self.name} ended with {code}"
+        return ChildError(text, code=code if code > 0 else 1)
 
     async def stop(self, deadline_seconds: float) -> int:
         """Ask the child to stop, and end it when it has not after the deadline; its exit code."""
@@ -102,6 +107,6 @@ class Child:
             self._ready.set()
         elif event is None:
             # Not a log line: a plain word to a human, as services end with.
-            self._last_words.append(said)
+            self._last_words.append(said.removeprefix(f"{self.name}: "))
         elif event["level"] in ("warning", "error", "critical"):
             self._tell(f"{self.name}: {said}")

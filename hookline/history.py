@@ -23,9 +23,9 @@ from urllib.parse import unquote, urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from hookline.settings import DEFAULT_DATA, RUNNING_FILE
 from schemas.clickhouse import DATABASE
 
-DEFAULT_DATA = Path("/var/lib/hookline")
 URL_VARIABLE = "HOOKLINE_CLICKHOUSE"
 HTTP_PORTS = {"http": 8123, "https": 8443}
 _EXACT_FORMAT = "JSONCompactStringsEachRowWithNamesAndTypes"
@@ -186,7 +186,7 @@ def open_history(
 
 def running_at(data: Path) -> str | None:
     """The URL at which `hookline up` serves the history under *data*, if it runs."""
-    path = data / "up.json"
+    path = data / RUNNING_FILE
     try:
         here = json.loads(path.read_text())
         is_alive = _is_alive(int(here["pid"]))

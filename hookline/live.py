@@ -18,15 +18,15 @@ from hookline.words import bits_per_second, endpoint, protocol_name
 WINDOW_SECONDS = 10
 _REFRESH_SECONDS = 1.0
 _PLAIN_SECONDS = 10.0
+_FIRST_SECONDS = 4.0  # by then the first rows are stored
 _ROWS_ON_TERMINAL = 15
 _ROWS_IN_LINES = 5
 
-# The window ends a little in the past: rows of the last moments are still on their way.
 _SQL = f"""
 SELECT src_addr, src_port, dst_addr, dst_port, protocol, ethertype, interface,
        toString(direction), sum(packets) AS flow_packets, sum(bytes) AS flow_bytes
 FROM hookline.flows
-WHERE time > now64() - INTERVAL {WINDOW_SECONDS + 2} SECOND
+WHERE time > now64() - INTERVAL {WINDOW_SECONDS} SECOND
 GROUP BY ALL
 ORDER BY flow_bytes DESC
 LIMIT {{limit:UInt32}}
@@ -68,10 +68,11 @@ class Live:
                 await asyncio.sleep(_REFRESH_SECONDS)
 
     async def _print_lines(self) -> None:
+        await asyncio.sleep(_FIRST_SECONDS)
         while True:
-            await asyncio.sleep(_PLAIN_SECONDS)
             for row in await asyncio.to_thread(self._top, _ROWS_IN_LINES) or []:
-                print(" ".join(_cells(row)), flush=True)
+                print("  ".join(_cells(row)), flush=True)
+            await asyncio.sleep(_PLAIN_SECONDS)
 
     def _top(self, limit: int) -> list[Row] | None:
         """The busiest flows of the window; None when ClickHouse did not answer."""

@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.detach import detach
+from agent.interfaces import InterfaceError, list_interfaces, select
+from agent.plan import pins_of
 from hookline.backlog import until_stored
 from hookline.child import Child, ChildError
 from hookline.jvm import JavaError
@@ -119,18 +122,25 @@ def duration(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Run until Ctrl-C, SIGTERM or the end of --for; the exit code."""
     if os.geteuid() != 0:
-        return _fail("loading eBPF programs needs root; run it with sudo")
+        return _fail("loading eBPF programs needs root; run it with sudo", code=1)
+    try:
+        # The agent says the same, but only once everything else has started.
+        select(list_interfaces(), arguments.interface)
+    except InterfaceError as error:
+        return _fail(str(error), code=2)
     place = Place(arguments.data.resolve())
     try:
         with _sole_user(place):
             return asyncio.run(_Up(place, arguments).run())
-    except (UpError, ChildError, KafkaError, JavaError) as error:
-        return _fail(str(error))
+    except ChildError as error:
+        return _fail(str(error), code=error.code)
+    except (UpError, KafkaError, JavaError) as error:
+        return _fail(str(error), code=1)
 
 
-def _fail(reason: str) -> int:
+def _fail(reason: str, *, code: int) -> int:
     sys.stderr.write(f"hookline up: {reason}\n")
-    return 1
+    return code
 
 
 @contextlib.contextmanager
@@ -158,6 +168,8 @@ class _Up:
         self._kafka = Kafka(place.kafka, port=_kafka_port(arguments.kafka_port))
         self._consumer = Child("consumer", place.log("consumer"), self._live.tell)
         self._agent = Child("agent", place.log("agent"), self._live.tell)
+        # The pins of two of us must not meet, nor those of an agent that runs as a service.
+        self._agent_name = f"up-{zlib.crc32(os.fsencode(place.data)):08x}"
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -168,6 +180,7 @@ class _Up:
             await self._watch()
         finally:
             code = await self._stop_all()
+        self._live.tell(f"stopped; ask with: hookline flows --since 1h --data {self._place.data}")
         return code
 
     async def _start(self) -> None:
@@ -190,9 +203,7 @@ class _Up:
         )
 
     def _agent_arguments(self) -> list[str]:
-        # The pins of two of us must not meet, nor those of an agent that runs as a service.
-        name = f"up-{zlib.crc32(os.fsencode(self._place.data)):08x}"
-        arguments = [f"--kafka={self._kafka.bootstrap}", f"--name={name}"]
+        arguments = [f"--kafka={self._kafka.bootstrap}", f"--name={self._agent_name}"]
         arguments += [f"--interface={pattern}" for pattern in self._arguments.interface]
         for option in ("hook", "sample", "node"):
             if (value := getattr(self._arguments, option)) is not None:
@@ -203,30 +214,34 @@ class _Up:
         """Show what flows until it is time to stop.
 
         Raises:
-            UpError: one of the parts ended.
+            UpError, ChildError: one of the parts ended.
         """
         stop = asyncio.create_task(self._stop.wait())
-        ends = (self._kafka.wait(), self._consumer.ended(), self._agent.ended())
-        parts = [asyncio.create_task(end) for end in ends]
+        kafka = asyncio.create_task(self._kafka.wait())
+        services = [asyncio.create_task(child.ended()) for child in (self._consumer, self._agent)]
         shown = asyncio.create_task(self._live.run())
         try:
             done, _ = await asyncio.wait(
-                {stop, *parts},
+                {stop, kafka, *services},
                 timeout=self._arguments.seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
             shown.cancel()
             await asyncio.gather(shown, return_exceptions=True)
-            for task in (stop, *parts):
+            for task in (stop, kafka, *services):
                 task.cancel()
-        for part in parts:
-            if part in done:
-                raise UpError(part.result())
+        if kafka in done:
+            raise UpError(kafka.result())
+        for service in services:
+            if service in done:
+                raise service.result()
 
     async def _stop_all(self) -> int:
         """Stop in the direction of the data, so that each part gets what came before."""
         codes = [await self._agent.stop(_STOP_SECONDS)]
+        if codes[0] < 0:
+            self._detach_for_agent()
         if self._consumer.is_running and not await until_stored(self._kafka, _STORE_SECONDS):
             self._live.tell(
                 "what is in Kafka and not yet in ClickHouse is stored at the next start"
@@ -235,6 +250,12 @@ class _Up:
         await self._kafka.stop()
         self._place.running.unlink(missing_ok=True)
         return int(any(codes))
+
+    def _detach_for_agent(self) -> None:
+        """Remove the programs of an agent that was killed, which stay attached else."""
+        pins = pins_of(self._agent_name)
+        detach(pins, {})
+        pins.remove()
 
 
 def _kafka_port(wanted: int) -> int:

@@ -18,6 +18,7 @@ from hookline.up import duration
 _DEFAULT_SECONDS = 60.0
 _START_SECONDS = 60.0
 _STOP_SECONDS = 90.0
+_QUIET_SECONDS = 1.0
 
 
 class DemoError(Exception):
@@ -75,6 +76,8 @@ def _watch(data: Path, seconds: float) -> None:
         _await_start(up, data)
         _say(f"watching them for {seconds:g} s")
         _talk(seconds)
+        # Connections close; then no packet is under way when the last counters are read.
+        time.sleep(_QUIET_SECONDS)
         up.terminate()
         if up.wait(_STOP_SECONDS) != 0:
             raise DemoError("hookline up failed; see above")

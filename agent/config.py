@@ -10,7 +10,7 @@ from pathlib import Path
 
 from service.broker import MECHANISMS, SECURITY, Broker
 from service.logs import LEVELS
-from service.options import ConfigError, Secret, option, secret
+from service.options import ConfigError, Secret, host_and_port, option, secret
 
 HOOKS = ("auto", "xdp", "xdp-generic", "tc")
 TC = ("auto", "tcx", "clsact")
@@ -139,6 +139,9 @@ class Config:
     stop_timeout: float = option(
         10.0, "seconds to publish what is pending at the end", group=PROCESS, metavar="SECONDS"
     )
+    metrics_listen: str = option(
+        "", "serve Prometheus metrics here", group=PROCESS, metavar="HOST:PORT"
+    )
     log_level: str = option(
         "info", "log " + ", ".join(LEVELS), group=PROCESS, metavar="LEVEL", choices=LEVELS
     )
@@ -157,6 +160,8 @@ class Config:
             raise ConfigError(f"name is {self.name!r}; use letters, digits, - and _")
         if not self.node or len(self.node.encode()) > 255:
             raise ConfigError(f"node is {self.node!r}; it must have 1 to 255 bytes")
+        if self.metrics_listen:
+            host_and_port(self.metrics_listen, "metrics_listen")
         for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
             if (path := getattr(self, name)) and not Path(path).is_file():
                 raise ConfigError(f"{name} is {path}, which is no file")

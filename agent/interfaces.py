@@ -91,7 +91,11 @@ def _is_hardware(sock: socket.socket, name: str) -> bool:
         return False
     driver, _, _, bus = struct.unpack_from("32s32s32s32s", information.tobytes(), 4)
     bus_name = bus.split(b"\0")[0]
-    return bool(bus_name) and bus_name != b"N/A" and not driver.startswith((b"virtio", b"veth", b"tun"))
+    return (
+        bool(bus_name)
+        and bus_name != b"N/A"
+        and not driver.startswith((b"virtio", b"veth", b"tun"))
+    )
 
 
 def select(interfaces: Iterable[Interface], patterns: Iterable[str]) -> list[Interface]:

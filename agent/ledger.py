@@ -119,6 +119,17 @@ class Ledger:
         started_ns, self.started_ns = self.started_ns, now_ns
         return self._rows(columns, started_ns, now_ns)
 
+    def counted(self) -> dict[str, dict[tuple[str, str], int]]:
+        """The kernel's counters by name, then by interface and direction, as of the last close."""
+        places = {}
+        for target in self.points.targets:
+            places[target.ingress_point] = (target.name, "ingress")
+            places[target.egress_point] = (target.name, "egress")
+        return {
+            name: {place: int(values[point]) for point, place in places.items()}
+            for name, values in list(self._last.items())
+        }
+
     def _link_growth(self, links: Mapping[str, LinkCounters]) -> tuple[Counts, Counts]:
         packets, in_bytes = np.zeros((2, self.count), np.uint64)
         for target in self.points.targets:

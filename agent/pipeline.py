@@ -20,12 +20,14 @@ from agent.config import Config
 from agent.detach import detach
 from agent.interfaces import LinkCounters, list_interfaces, read_counters, select
 from agent.ledger import Ledger
+from agent.metrics import listen
 from agent.observer import Observer
 from agent.plan import MAX_POINTS, Plan, Report, pins_of
 from agent.points import HookPoints, number_points
 from agent.programs import load, sole_agent
 from agent.publisher import Publisher
 from schemas.ledger import HOOKS
+from service.options import host_and_port
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ async def run(config: Config, stop: asyncio.Event) -> int:
         publisher.start()
         try:
             ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
+            if config.metrics_listen:
+                address = host_and_port(config.metrics_listen, "metrics_listen")
+                listen(*address, ledger, publisher)
             batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
             observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger)
             await _observe(observer, publisher, config.interval, stop)

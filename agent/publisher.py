@@ -57,6 +57,10 @@ class Publisher:
         return self._waiting_bytes < self._backlog_bytes
 
     @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
+    @property
     def waiting_rows(self) -> int:
         return sum(payload.rows for payload in self._waiting)
 

@@ -165,3 +165,15 @@ def _read(cls: type[Any], table: str, file: Path) -> dict[str, Any]:
     # What several parts of hookline need is written once, above the tables.
     shared = {name: value for name, value in content.items() if name in names}
     return {**shared, **own}
+
+
+def host_and_port(address: str, name: str) -> tuple[str, int]:
+    """The parts of HOST:PORT, as the option *name* gives them.
+
+    Raises:
+        ConfigError: it is written otherwise.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 0xFFFF:
+        raise ConfigError(f"{name} is {address!r}; write HOST:PORT, as in 127.0.0.1:8123")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show Prometheus what the agent and its kernel programs have counted.
+
+Nothing is counted twice: at each scrape the ledger's and the publisher's own numbers are read.
+Labels are interfaces and directions only; addresses and ports never become labels, because
+anyone who can send packets could then fill our memory.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.ledger import Ledger
+from agent.publisher import Publisher
+from schemas.ledger import LEDGER
+
+_LABELS = ("interface", "direction")
+_PUBLISHED = {
+    "agent_published_batches": "batches that Kafka has acknowledged",
+    "agent_published_rows": "rows in those batches",
+    "agent_published_bytes": "payload bytes of those batches",
+    "agent_retried_batches": "batches sent again",
+}
+
+
+class _Reader(Collector):
+    """Reads at each scrape; a scrape may be an interval behind the kernel."""
+
+    def __init__(self, ledger: Ledger, publisher: Publisher) -> None:
+        self._ledger = ledger
+        self._publisher = publisher
+
+    def collect(self) -> Iterator[Metric]:
+        for name, doc in _PUBLISHED.items():
+            value = getattr(self._publisher, f"{name.removeprefix('agent_')}_total")
+            yield CounterMetricFamily(name, doc, value=value)
+        yield GaugeMetricFamily(
+            "agent_waiting_bytes",
+            "payload bytes that wait for Kafka",
+            value=self._publisher.waiting_bytes,
+        )
+        docs = {field.name: field.doc for field in LEDGER.fields}
+        for name, by_place in self._ledger.counted().items():
+            family = CounterMetricFamily(f"agent_{name}", docs[name], labels=_LABELS)
+            for place, value in by_place.items():
+                family.add_metric(place, value)
+            yield family
+
+
+def listen(host: str, port: int, ledger: Ledger, publisher: Publisher) -> None:
+    """Serve `/metrics` from a thread until the process ends.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Reader(ledger, publisher))
+    start_http_server(port, host, registry=registry)

@@ -390,12 +390,13 @@ static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
 int hook_xdp(struct xdp_md *ctx)
 {
 	struct interface_entry *entry = interface_of(ctx->ingress_ifindex);
+	u32 link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
 	void *data = (void *)(long)ctx->data;
 	struct cursor cursor = {.pos = data, .end = (void *)(long)ctx->data_end};
 	struct packet packet = {.bytes = cursor.end - data, .segments = 1};
 
 	packet.min_bytes = packet.max_bytes = packet.bytes;
-	parse_packet(&cursor, &packet, sizeof(struct ethernet_header));
+	parse_packet(&cursor, &packet, link_bytes);
 	book(ctx, &packet, entry ? entry->ingress_point : 0, data, cursor.end);
 	return XDP_PASS;
 }

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agents as their users run them: a process with flags, signals and an exit code."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+NOWHERE = "127.0.0.1:9"  # the discard port, where no broker listens
+_STOP_S = 30.0
+
+
+class Agent:
+    """One agent process; its own name keeps it apart from any other on this machine."""
+
+    def __init__(self, *flags: str, kafka: str = NOWHERE, name: str = "") -> None:
+        self.name = name or f"hlt{os.getpid()}-{secrets.token_hex(3)}"
+        self.lines: list[str] = []
+        arguments = ["--name", self.name, "--node", self.name, "--kafka", kafka, *flags]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "agent", *arguments],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def pins(self) -> Path:
+        return Path("/sys/fs/bpf/hookline") / self.name
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+    def until_ready(self) -> "Agent":
+        self.until_it_says("agent ready")
+        return self
+
+    def until_it_says(self, text: str) -> None:
+        wait_until(lambda: text in self.said or self._has_ended(text), f"the agent to say {text!r}")
+
+    def wait(self) -> int:
+        """The exit code of an agent that ends by itself."""
+        code = self._process.wait(_STOP_S)
+        self._reader.join()
+        self._process.stderr.close()
+        return code
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.wait()
+
+    def _has_ended(self, text: str) -> bool:
+        if self._process.poll() is not None and text not in self.said:
+            raise AssertionError(f"the agent ended with {self._process.returncode}: {self.said}")
+        return False
+
+    def _read(self) -> None:
+        for line in self._process.stderr:
+            self.lines.append(line)  # noqa: PERF402 - one by one, as they come
+
+
+@contextmanager
+def agent(*flags: str, kafka: str = NOWHERE, name: str = "") -> Iterator[Agent]:
+    """An agent that observes already; killed in the end unless the test has stopped it."""
+    started = Agent(*flags, kafka=kafka, name=name)
+    try:
+        yield started.until_ready()
+    finally:
+        if started._process.poll() is None:
+            started.kill()
+            remove_pins(started)
+        elif not started._process.stderr.closed:
+            started.wait()
+
+
+def remove_pins(killed: Agent) -> None:
+    """Let go of everything that a killed agent had pinned; links detach by that."""
+    for path in sorted(killed.pins.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    if killed.pins.is_dir():
+        killed.pins.rmdir()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent has published, read back from Kafka and added up."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.fields import DIRECTIONS
+from schemas.wire import Batch, Names, decode
+from tests.lab.capture import FiveTuple
+
+_DEADLINE_S = 30.0
+_NAME_OF_DIRECTION = {number: name for name, number in DIRECTIONS.items()}
+
+
+@dataclass(slots=True)
+class Published:
+    """Every batch of one node, by kind and in order."""
+
+    batches: dict[str, list[Batch]] = field(default_factory=lambda: defaultdict(list))
+
+    def column(self, kind: str, name: str) -> np.ndarray:
+        """All rows of one column; names are texts."""
+        columns = [batch.columns[name] for batch in self.batches[kind]]
+        if not columns:
+            return np.empty(0)
+        return np.concatenate([_plain(column) for column in columns])
+
+    def sums(self, direction: str, *, interface: str = "", kind: str = "flow") -> tuple[int, int]:
+        """Packets and bytes of all rows of one direction."""
+        chosen = self.column(kind, "direction") == DIRECTIONS[direction]
+        if interface:
+            chosen &= self.column(kind, "interface") == interface
+        packets, in_bytes = (
+            ("seen_packets", "seen_bytes") if kind == "ledger" else ("packets", "bytes")
+        )
+        return (
+            int(self.column(kind, packets)[chosen].sum()),
+            int(self.column(kind, in_bytes)[chosen].sum()),
+        )
+
+    def five_tuples(self, direction: str = "") -> dict[FiveTuple, tuple[int, int]]:
+        """Packets and bytes by five-tuple, in tshark's notation."""
+        totals: dict[FiveTuple, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        for row in self._flows():
+            if direction and _NAME_OF_DIRECTION[row.direction] != direction:
+                continue
+            packets, in_bytes = totals[row.five_tuple]
+            totals[row.five_tuple] = packets + row.packets, in_bytes + row.bytes
+        return dict(totals)
+
+    def _flows(self) -> Iterator["Row"]:
+        names = ("direction", "src_addr", "dst_addr", "src_port", "dst_port", "protocol")
+        columns = [self.column("flow", name) for name in (*names, "packets", "bytes")]
+        for direction, src, dst, *numbers in zip(*columns, strict=True):
+            *ports_and_protocol, packets, in_bytes = map(int, numbers)
+            five_tuple = (text_from_address(src), text_from_address(dst), *ports_and_protocol)
+            yield Row(int(direction), five_tuple, packets, in_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    direction: int
+    five_tuple: FiveTuple
+    packets: int
+    bytes: int
+
+
+def text_from_address(raw: np.void) -> str:
+    address = IPv6Address(bytes(raw))
+    return str(address.ipv4_mapped or address)
+
+
+def _plain(column: object) -> np.ndarray:
+    if isinstance(column, Names):
+        return np.array(column.categories, object)[column.codes]
+    return column
+
+
+def read_published(bootstrap: str, node: str) -> Published:
+    """Everything that *node* has published so far."""
+    return asyncio.run(_read(bootstrap, node))
+
+
+async def _read(bootstrap: str, node: str) -> Published:
+    published = Published()
+    for kind in ("flow", "packet", "ledger"):
+        async with asyncio.timeout(_DEADLINE_S):
+            published.batches[kind] = [
+                decode(payload)
+                for payload in await _payloads(bootstrap, f"hookline.{kind}.v1", node.encode())
+            ]
+    return published
+
+
+async def _payloads(bootstrap: str, topic: str, key: bytes) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, max_partition_fetch_bytes=16 << 20, fetch_max_wait_ms=50
+    )
+    await consumer.start()
+    try:
+        partition = TopicPartition(topic, 0)
+        consumer.assign([partition])
+        await consumer.seek_to_beginning(partition)
+        end = (await consumer.end_offsets([partition]))[partition]
+        found = []
+        while await consumer.position(partition) < end:
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                found += [record.value for record in records if record.key == key]
+        return found
+    finally:
+        await consumer.stop()

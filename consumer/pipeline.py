@@ -199,6 +199,7 @@ class Pipeline:
         )
         if await source.commit(batch.next_offsets, assignment=batch.assignment):
             self._metrics.commits.labels(kind.table).inc()
+            log.debug("offsets committed", extra={"table": kind.table})
             return
         self._metrics.uncommitted_inserts.labels(kind.table).inc()
         log.warning(

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import msgpack
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
 from consumer.quarantine import TOPIC as DEAD_LETTERS
 from schemas import wire
@@ -194,3 +194,22 @@ async def create_topics(kafka: str, topics: Sequence[str], *, partitions: int) -
         await admin.create_topics([NewTopic(name, partitions, 1) for name in topics])
     finally:
         await admin.close()
+
+
+async def delete_everything(kafka: str, topic: str) -> None:
+    """Delete the records of *topic*'s first partition, as its retention would."""
+    partition = TopicPartition(topic, 0)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        # -1 is the end of the partition.
+        await admin.delete_records({partition: RecordsToDelete(before_offset=-1)})
+    finally:
+        await admin.close()
+
+
+def ask(port: int, query: str) -> str:
+    """The answer to a query over ClickHouse's HTTP interface on loopback."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", data=query.encode())
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        return str(answer.read().decode())

@@ -6,6 +6,7 @@ All tests share one broker, so each has a group and nodes of its own and looks a
 
 import asyncio
 import itertools
+import socket
 from pathlib import Path
 
 import msgpack
@@ -16,15 +17,18 @@ from hookline.kafka import Kafka
 from schemas import wire
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
+from schemas.ledger import LEDGER
 from tests.consumer.engine import Engine
 from tests.consumer.process import (
     DEADLINE_S,
     FLOWS,
     POLL_S,
     Consumer,
+    ask,
     committed,
     create_topics,
     dead_letters,
+    delete_everything,
     free_port,
     has_read_everything,
     publish,
@@ -38,7 +42,7 @@ TOPICS = [record.topic for record in RECORDS]
 numbers = itertools.count()
 
 
-class Field:
+class Place:
     """One test's names: its group, its node and its database."""
 
     def __init__(self, kafka: str, directory: Path) -> None:
@@ -64,6 +68,7 @@ class Field:
 
     async def until_read(self, consumer: Consumer) -> None:
         """Return once everything that is in Kafka now is stored, or a dead letter."""
+        await consumer.until_ready()
         async with asyncio.timeout(DEADLINE_S):
             while not await has_read_everything(self.kafka, self.group, TOPICS):
                 assert consumer.process.poll() is None, consumer.log
@@ -80,14 +85,14 @@ class Field:
 
 
 @pytest.fixture
-def field(kafka: str, tmp_path: Path) -> Field:
-    return Field(kafka, tmp_path)
+def place(kafka: str, tmp_path: Path) -> Place:
+    return Place(kafka, tmp_path)
 
 
-async def test_what_agents_publish_is_in_the_tables(field):
-    nodes = [f"{field.node}-{letter}" for letter in "abc"]
+async def test_what_agents_publish_is_in_the_tables(place):
+    nodes = [f"{place.node}-{letter}" for letter in "abc"]
     await publish(
-        field.kafka,
+        place.kafka,
         *(
             a_batch(record.kind, rows=40, node=node, seq=seq)
             for record in RECORDS
@@ -96,13 +101,13 @@ async def test_what_agents_publish_is_in_the_tables(field):
         ),
     )
 
-    await field.store_everything()
+    await place.store_everything()
 
-    with field.engine() as engine:
+    with place.engine() as engine:
         for record in RECORDS:
             assert engine.rows(
                 f"SELECT node, count() FROM {DATABASE}.{record.table}"
-                f" WHERE node LIKE '{field.node}-%' GROUP BY node ORDER BY node"
+                f" WHERE node LIKE '{place.node}-%' GROUP BY node ORDER BY node"
             ) == [(node, 80) for node in nodes]
         sent = a_batch(rows=40)
         assert engine.value(
@@ -110,30 +115,30 @@ async def test_what_agents_publish_is_in_the_tables(field):
         ) == 2 * int(sent.columns["bytes"].sum())
 
 
-async def test_a_consumer_that_continues_stores_the_rest_and_nothing_twice(field):
-    await publish(field.kafka, a_batch(rows=10, node=field.node, seq=0))
-    await field.store_everything()
-    await publish(field.kafka, a_batch(rows=5, node=field.node, seq=1))
+async def test_a_consumer_that_continues_stores_the_rest_and_nothing_twice(place):
+    await publish(place.kafka, a_batch(rows=10, node=place.node, seq=0))
+    await place.store_everything()
+    await publish(place.kafka, a_batch(rows=5, node=place.node, seq=1))
 
-    await field.store_everything()
+    await place.store_everything()
 
-    assert field.stored() == 15
+    assert place.stored() == 15
 
 
-async def test_sigterm_stores_and_commits_what_is_not_due_yet(field):
-    await publish(field.kafka, a_batch(rows=10, node=field.node))
+async def test_sigterm_stores_and_commits_what_is_not_due_yet(place):
+    await publish(place.kafka, a_batch(rows=10, node=place.node))
 
-    with field.consumer("--max-age", "3600") as consumer:
+    with place.consumer("--max-age", "3600") as consumer:
         await consumer.until(lambda: consumer.metric("consumer_pending_rows", table="flows") >= 10)
-        assert await committed(field.kafka, field.group) is None
+        assert await committed(place.kafka, place.group) is None
         assert await consumer.terminate() == 0
 
-    assert field.stored() == 10
-    assert await committed(field.kafka, field.group) is not None
+    assert place.stored() == 10
+    assert await committed(place.kafka, place.group) is not None
 
 
-async def test_everything_that_is_no_record_becomes_a_dead_letter_and_the_rest_arrives(field):
-    good = [wire.encode(a_batch(rows=10, node=field.node, seq=seq)) for seq in range(4)]
+async def test_everything_that_is_no_record_becomes_a_dead_letter_and_the_rest_arrives(place):
+    good = [wire.encode(a_batch(rows=10, node=place.node, seq=seq)) for seq in range(4)]
     content = msgpack.unpackb(good[0])
     bad = {
         "payload is no msgpack": b"\xc1garbage",
@@ -144,22 +149,22 @@ async def test_everything_that_is_no_record_becomes_a_dead_letter_and_the_rest_a
             {**content, "cols": {**content["cols"], "bytes": ["<f8", bytes(80)]}}
         ),
         "kind 'packet' belongs into topic hookline.packet.v1": wire.encode(
-            a_batch("packet", node=field.node)
+            a_batch("packet", node=place.node)
         ),
         "record has no value": None,
     }
     mixed = [good[0], *bad.values(), good[1]]
-    await publish_payloads(field.kafka, *((FLOWS, field.node, payload) for payload in mixed))
+    await publish_payloads(place.kafka, *((FLOWS, place.node, payload) for payload in mixed))
 
-    with field.consumer() as consumer:
-        await field.until_read(consumer)
+    with place.consumer() as consumer:
+        await place.until_read(consumer)
         assert consumer.metric("consumer_rejected_records_total", topic=FLOWS) >= len(bad)
-        await publish_payloads(field.kafka, *((FLOWS, field.node, payload) for payload in good[2:]))
-        await field.until_read(consumer)
+        await publish_payloads(place.kafka, *((FLOWS, place.node, payload) for payload in good[2:]))
+        await place.until_read(consumer)
         assert await consumer.terminate() == 0
 
-    assert field.stored() == 40
-    letters = await dead_letters(field.kafka, key=field.node)
+    assert place.stored() == 40
+    letters = await dead_letters(place.kafka, key=place.node)
     assert [letter["payload"] for letter in letters] == list(bad.values())
     for letter, reason in zip(letters, bad, strict=True):
         assert letter["reason"].startswith(reason)
@@ -168,50 +173,50 @@ async def test_everything_that_is_no_record_becomes_a_dead_letter_and_the_rest_a
     assert offsets == list(range(offsets[0], offsets[0] + len(bad)))
 
 
-async def test_a_large_payload_leaves_its_beginning_and_its_length(field):
+async def test_a_large_payload_leaves_its_beginning_and_its_length(place):
     payload = b"\xc1" + bytes(3_000_000)
-    await publish_payloads(field.kafka, (FLOWS, field.node, payload[:1_000_000]))
+    await publish_payloads(place.kafka, (FLOWS, place.node, payload[:1_000_000]))
 
-    await field.store_everything()
+    await place.store_everything()
 
-    [letter] = await dead_letters(field.kafka, key=field.node)
+    [letter] = await dead_letters(place.kafka, key=place.node)
     assert letter["payload_bytes"] == 1_000_000
     assert letter["payload"] == payload[:900_000]
 
 
-async def test_rows_that_clickhouse_refuses_do_not_take_the_good_ones_along(field):
+async def test_rows_that_clickhouse_refuses_do_not_take_the_good_ones_along(place):
     # A clock gone wild: more days in one record than ClickHouse takes in one insert.
     days = (np.arange(200, dtype=np.int64) * 86_400 * 10**9).astype("<i8")
-    good = [a_batch(rows=10, node=field.node, seq=seq) for seq in range(6)]
-    poison = a_batch(rows=200, node=f"{field.node}-poison", columns={"time": days})
-    await publish(field.kafka, *good[:3], poison, *good[3:])
+    good = [a_batch(rows=10, node=place.node, seq=seq) for seq in range(6)]
+    poison = a_batch(rows=200, node=f"{place.node}-poison", columns={"time": days})
+    await publish(place.kafka, *good[:3], poison, *good[3:])
 
-    with field.consumer("--max-age", "1") as consumer:
-        await field.until_read(consumer)
+    with place.consumer("--max-age", "1") as consumer:
+        await place.until_read(consumer)
         assert consumer.metric("consumer_refused_inserts_total", table="flows") >= 1
         assert await consumer.terminate() == 0
 
-    assert field.stored() == 60
-    assert field.stored(node=poison.node) == 0
-    [letter] = await dead_letters(field.kafka, key=poison.node)
+    assert place.stored() == 60
+    assert place.stored(node=poison.node) == 0
+    [letter] = await dead_letters(place.kafka, key=poison.node)
     assert letter["reason"].startswith("clickhouse refuses its rows: ")
     assert "partitions for single INSERT block" in letter["reason"]
     assert letter["payload"] == wire.encode(poison)
 
 
-async def test_unknown_columns_are_ignored_and_missing_ones_filled_and_both_are_counted(field):
-    content = msgpack.unpackb(wire.encode(a_batch(rows=10, node=field.node)))
+async def test_unknown_columns_are_ignored_and_missing_ones_filled_and_both_are_counted(place):
+    content = msgpack.unpackb(wire.encode(a_batch(rows=10, node=place.node)))
     content["cols"]["as_number"] = ["<u4", bytes(40)]
     del content["cols"]["dscp"], content["cols"]["interface"], content["cols"]["direction"]
-    await publish_payloads(field.kafka, (FLOWS, field.node, msgpack.packb(content)))
+    await publish_payloads(place.kafka, (FLOWS, place.node, msgpack.packb(content)))
 
-    with field.consumer() as consumer:
-        await field.until_read(consumer)
+    with place.consumer() as consumer:
+        await place.until_read(consumer)
         assert consumer.metric("consumer_unknown_columns_total", topic=FLOWS) == 1
         assert consumer.metric("consumer_defaulted_columns_total", topic=FLOWS) == 3
         assert await consumer.terminate() == 0
 
-    assert field.stored("(count(), any(dscp), any(interface), any(direction))") == (
+    assert place.stored("(count(), any(dscp), any(interface), any(direction))") == (
         10,
         0,
         "",
@@ -219,9 +224,9 @@ async def test_unknown_columns_are_ignored_and_missing_ones_filled_and_both_are_
     )
 
 
-async def test_offsets_are_committed_only_after_the_insert(field):
-    await publish(field.kafka, a_batch(rows=10, node=field.node))
-    with field.engine() as engine:
+async def test_offsets_are_committed_only_after_the_insert(place):
+    await publish(place.kafka, a_batch(rows=10, node=place.node))
+    with place.engine() as engine:
         engine.migrate()
         # Whoever inserts now waits for three seconds.
         engine.execute(
@@ -229,35 +234,35 @@ async def test_offsets_are_committed_only_after_the_insert(field):
             f" AS SELECT sleepEachRow(3) AS waited FROM {DATABASE}.flows LIMIT 1"
         )
 
-    with field.consumer("--max-age", "0.01") as consumer:
+    with place.consumer("--max-age", "0.01") as consumer:
         await consumer.until(lambda: consumer.metric("consumer_records_total", topic=FLOWS) > 0)
         await consumer.until(lambda: consumer.metric("consumer_pending_rows") == 0)
         assert consumer.metric("consumer_inserted_rows_total", table="flows") == 0
         consumer.kill()
-    assert await committed(field.kafka, field.group) is None
+    assert await committed(place.kafka, place.group) is None
 
-    with field.engine() as engine:
+    with place.engine() as engine:
         engine.execute(f"DROP VIEW {DATABASE}.slow")
         # The rows may be there already; they must be there in the end.
-    await field.store_everything()
-    assert field.stored("uniqExact(time)") == 10
+    await place.store_everything()
+    assert place.stored("uniqExact(time)") == 10
 
 
-async def test_kill_9_at_any_time_loses_nothing(field):
-    sent = [a_batch(rows=10, node=f"{field.node}-{seq}", seq=seq) for seq in range(60)]
-    publishing = asyncio.create_task(_publish_slowly(field.kafka, sent))
+async def test_kill_9_at_any_time_loses_nothing(place):
+    sent = [a_batch(rows=10, node=f"{place.node}-{seq}", seq=seq) for seq in range(60)]
+    publishing = asyncio.create_task(_publish_slowly(place.kafka, sent))
 
     for rows in (30, 60, 90):
-        with field.consumer("--max-age", "0.01") as consumer:
+        with place.consumer("--max-age", "0.01") as consumer:
             await consumer.until_inserted(rows, table="flows")
             consumer.kill()
     await publishing
-    await field.store_everything()
+    await place.store_everything()
 
-    with field.engine() as engine:
+    with place.engine() as engine:
         found = engine.rows(
             f"SELECT node, uniqExact(time) FROM {DATABASE}.flows"
-            f" WHERE node LIKE '{field.node}-%' GROUP BY node"
+            f" WHERE node LIKE '{place.node}-%' GROUP BY node"
         )
     assert dict(found) == {batch.node: 10 for batch in sent}
 
@@ -273,32 +278,32 @@ def _threes(batches: list[wire.Batch]) -> list[list[wire.Batch]]:
     return [batches[at : at + 3] for at in range(0, len(batches), 3)]
 
 
-async def test_an_insert_that_cannot_succeed_ends_the_process_and_commits_nothing(field):
-    await publish(field.kafka, a_batch(rows=10, node=field.node))
-    with field.engine() as engine:
+async def test_an_insert_that_cannot_succeed_ends_the_process_and_commits_nothing(place):
+    await publish(place.kafka, a_batch(rows=10, node=place.node))
+    with place.engine() as engine:
         engine.migrate()
         engine.execute(
             f"CREATE MATERIALIZED VIEW {DATABASE}.broken ENGINE = Null"
             f" AS SELECT throwIf(1, 'no disk') AS thrown FROM {DATABASE}.flows"
         )
 
-    with field.consumer() as consumer:
+    with place.consumer() as consumer:
         assert await consumer.ended() == 1
         assert "consumer: insert into flows: " in consumer.log
         assert "no disk" in consumer.log
         assert "Traceback" not in consumer.log
-    assert await committed(field.kafka, field.group) is None
+    assert await committed(place.kafka, place.group) is None
 
 
 async def test_partitions_that_move_between_consumers_lose_nothing_and_repeat_nothing(tmp_path):
     async with Kafka(tmp_path / "kafka") as kafka:
-        field = Field(kafka.bootstrap, tmp_path)
+        place = Place(kafka.bootstrap, tmp_path)
         await create_topics(kafka.bootstrap, TOPICS, partitions=4)
-        sent = [a_batch(rows=10, node=f"{field.node}-{seq}", seq=seq) for seq in range(90)]
-        other = Field(kafka.bootstrap, tmp_path / "other")
-        other.group = field.group
+        sent = [a_batch(rows=10, node=f"{place.node}-{seq}", seq=seq) for seq in range(90)]
+        other = Place(kafka.bootstrap, tmp_path / "other")
+        other.group = place.group
 
-        with field.consumer("--max-age", "0.1", name="a") as a:
+        with place.consumer("--max-age", "0.1", name="a") as a:
             await a.until_ready()
             publishing = asyncio.create_task(_publish_slowly(kafka.bootstrap, sent))
             await a.until_inserted(100, table="flows")
@@ -321,41 +326,41 @@ async def test_partitions_that_move_between_consumers_lose_nothing_and_repeat_no
             assert "partitions moved before the commit" not in a.log + b.log
 
         found: list[tuple[object, ...]] = []
-        for one in (field, other):
+        for one in (place, other):
             with one.engine() as engine:
                 found += engine.rows(f"SELECT node, count() FROM {DATABASE}.flows GROUP BY node")
     assert sorted(found) == sorted((batch.node, 10) for batch in sent)
 
 
 async def test_a_consumer_may_be_started_before_kafka(tmp_path):
-    field = Field(f"127.0.0.1:{free_port()}", tmp_path)
+    place = Place(f"127.0.0.1:{free_port()}", tmp_path)
 
-    with field.consumer() as consumer:
+    with place.consumer() as consumer:
         await consumer.until(lambda: "waiting part='kafka at" in consumer.log)
-        async with Kafka(tmp_path / "kafka", port=int(field.kafka.rpartition(":")[2])):
+        async with Kafka(tmp_path / "kafka", port=int(place.kafka.rpartition(":")[2])):
             await consumer.until_ready()
-            await publish(field.kafka, a_batch(rows=10, node=field.node))
+            await publish(place.kafka, a_batch(rows=10, node=place.node))
             await consumer.until_inserted(10, table="flows")
             assert await consumer.terminate() == 0
 
-    assert field.stored() == 10
+    assert place.stored() == 10
 
 
 async def test_a_consumer_without_kafka_gives_up_after_its_deadline_with_one_clear_line(tmp_path):
-    field = Field(f"127.0.0.1:{free_port()}", tmp_path)
+    place = Place(f"127.0.0.1:{free_port()}", tmp_path)
 
-    with field.consumer("--start-timeout", "2") as consumer:
+    with place.consumer("--start-timeout", "2") as consumer:
         assert await consumer.ended() == 1
-        last = f"consumer: kafka at {field.kafka} is not available after 2 s: no broker answers\n"
+        last = f"consumer: kafka at {place.kafka} is not available after 2 s: no broker answers\n"
         assert consumer.log.endswith(last)
         assert consumer.log.count("waiting part=") == 1
         assert "Traceback" not in consumer.log
 
 
-async def test_a_consumer_without_clickhouse_gives_up_after_its_deadline(field):
+async def test_a_consumer_without_clickhouse_gives_up_after_its_deadline(place):
     port = free_port()
 
-    with field.consumer(
+    with place.consumer(
         "--start-timeout", "2", "--clickhouse", f"http://127.0.0.1:{port}"
     ) as consumer:
         assert await consumer.ended() == 1
@@ -363,29 +368,71 @@ async def test_a_consumer_without_clickhouse_gives_up_after_its_deadline(field):
         assert "Traceback" not in consumer.log
 
 
-async def test_a_second_consumer_cannot_open_the_same_database(field):
-    with field.consumer() as consumer:
+async def test_a_second_consumer_cannot_open_the_same_database(place):
+    with place.consumer() as consumer:
         await consumer.until_ready()
-        with field.consumer("--start-timeout", "2", name="second") as second:
+        with place.consumer("--start-timeout", "2", name="second") as second:
             assert await second.ended() == 1
             assert "is not available after 2 s: " in second.log
             assert "lock" in second.log.lower()
 
 
 async def test_sigterm_while_waiting_for_kafka_ends_at_once(tmp_path):
-    field = Field(f"127.0.0.1:{free_port()}", tmp_path)
+    place = Place(f"127.0.0.1:{free_port()}", tmp_path)
 
-    with field.consumer() as consumer:
+    with place.consumer() as consumer:
         await consumer.until(lambda: "waiting part='kafka at" in consumer.log)
         assert await consumer.terminate() == 0
 
 
-async def test_a_table_that_another_hand_changed_is_refused_in_one_line(field):
-    with field.engine() as engine:
+async def test_a_table_that_another_hand_changed_is_refused_in_one_line(place):
+    with place.engine() as engine:
         engine.migrate()
         engine.execute(f"ALTER TABLE {DATABASE}.flows MODIFY COLUMN dscp String")
 
-    with field.consumer() as consumer:
+    with place.consumer() as consumer:
         assert await consumer.ended() == 1
         assert "consumer: column hookline.flows.dscp has type String" in consumer.log
         assert "Traceback" not in consumer.log
+
+
+async def test_the_embedded_engine_answers_queries_while_records_come_in(place):
+    port = free_port()
+    await publish(place.kafka, a_batch(rows=10, node=place.node))
+
+    with place.consumer("--serve", f"127.0.0.1:{port}") as consumer:
+        await place.until_read(consumer)
+        query = f"SELECT count() FROM {DATABASE}.flows WHERE node = '{place.node}'"
+        answer = await asyncio.to_thread(ask, port, query)
+        assert await consumer.terminate() == 0
+
+    assert answer == "10\n"
+
+
+async def test_a_port_that_is_taken_is_named_in_one_line(place):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with place.consumer("--serve", f"127.0.0.1:{port}") as consumer:
+            assert await consumer.ended() == 1
+            assert f"consumer: port {port} on 127.0.0.1 is taken" in consumer.log
+            assert "Traceback" not in consumer.log
+
+
+async def test_records_that_kafka_deleted_before_they_were_read_are_counted(place):
+    await publish(place.kafka, a_batch("ledger", rows=1, node=place.node, seq=0))
+    await place.store_everything()
+    lost = [a_batch("ledger", rows=1, node=place.node, seq=seq) for seq in range(1, 4)]
+    await publish(place.kafka, *lost)
+    await delete_everything(place.kafka, LEDGER.topic)
+    await publish(place.kafka, a_batch("ledger", rows=1, node=place.node, seq=4))
+
+    with place.consumer() as consumer:
+        await place.until_read(consumer)
+        assert consumer.metric("consumer_lost_records_total", topic=LEDGER.topic) == 3
+        assert "error records lost: kafka deleted them before they were read" in consumer.log
+        assert await consumer.terminate() == 0
+
+    assert place.stored(table="ledger") == 2

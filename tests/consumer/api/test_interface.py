@@ -153,7 +153,7 @@ def test_parameters_are_bound(ask: Ask):
 
     assert reply.body == b"42\t\\'; --\t2026-01-02 03:04:05.000000006\t[1,2]\t::ffff:10.0.0.1\n"
     assert ask("SELECT {n:UInt8}").code == "456"
-    assert ask("SELECT {n:UInt8}", param_n="x").status == 400
+    assert ask("SELECT {n:UInt8}", param_n="x").code == "457"
 
 
 @pytest.mark.parametrize("encoding", ["lz4", "zstd", "gzip", "deflate"])
@@ -213,7 +213,7 @@ def test_a_body_may_come_in_chunks(history: ServedHistory):
         b"Transfer-Encoding: chunked\r\n\r\n-5\r\nSELECT 1\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\nffffffffff\r\n",
         b"X: " + b"y" * 70_000 + b"\r\n\r\n",
-        b"".join(b"X%d: y\r\n" % number for number in range(200)) + b"\r\n",
+        b"X: some words\r\n" * 9_000 + b"\r\n",
     ],
 )
 def test_a_malformed_or_huge_request_is_refused_and_hung_up_on(history: ServedHistory, body: bytes):
@@ -298,8 +298,8 @@ def test_every_name_of_this_machine_is_welcome(ask: Ask, host: str):
 
 def test_multipart_forms_carry_the_query_and_parameters(ask: Ask):
     form = (
-        "--b\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT {a:String}\r\n"
-        "--b\r\nContent-Disposition: form-data; name=\"param_a\"\r\n\r\nx\r\n--b--\r\n"
+        '--b\r\nContent-Disposition: form-data; name="query"\r\n\r\nSELECT {a:String}\r\n'
+        '--b\r\nContent-Disposition: form-data; name="param_a"\r\n\r\nx\r\n--b--\r\n'
     )  # fmt: skip
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
 

@@ -57,28 +57,48 @@ BPF_RINGBUF_OUTPUT(evictions, RING_PAGES);
 BPF_RINGBUF_OUTPUT(packets, RING_PAGES);
 #endif
 
-static __always_inline u32 hash_key(const struct flow_slot *key)
-{
-	u64 hash = (key->src_addr[0] + SEED_0) * SEED_1;
+/* A word of a slot that is declared as several fields. */
+typedef u64 __attribute__((may_alias)) u64_of_fields;
+_Static_assert(__builtin_offsetof(struct flow_slot, dst_port_be) ==
+			       __builtin_offsetof(struct flow_slot, src_port_be) + 2 &&
+		       __builtin_offsetof(struct flow_slot, lane) ==
+			       __builtin_offsetof(struct flow_slot, src_port_be) + 4,
+	       "ports and lane are one word");
 
-	hash ^= (key->src_addr[1] + SEED_1) * SEED_2;
-	hash ^= (key->dst_addr[0] + SEED_2) * SEED_3;
-	hash ^= (key->dst_addr[1] + SEED_3) * SEED_4;
-	hash ^= (((u64)key->src_port_be << 48 | (u64)key->dst_port_be << 32 | key->lane) +
-		 key->protocol + SEED_4) *
-		SEED_0;
-	/* The high half of a product depends on all of its bits, the low half does not. */
-	hash ^= hash >> 32;
-	hash *= SEED_1;
-	return hash >> 32;
+static __always_inline u64_of_fields *ports_and_lane(const struct flow_slot *slot)
+{
+	return (u64_of_fields *)&slot->src_port_be;
 }
 
-static __always_inline bool is_same_flow(const struct flow_slot *slot, const struct flow_slot *key)
+static __always_inline u64 key_ports_and_lane(const struct flow_key *key)
+{
+	return key->lane << 32 | key->ports_be;
+}
+
+/*
+ * Multiplication carries upwards only.  So addresses are turned round: hosts of one network differ
+ * in their last byte, which must come lowest to reach the rest.  And so products are shifted before
+ * they are put together: the same difference in the top bits of two words would cancel out
+ * otherwise, whatever the seeds.
+ */
+static __always_inline u64 hash_key(const struct flow_key *key)
+{
+	u64 hash = (key_ports_and_lane(key) + SEED_0) * SEED_1;
+
+	hash ^= (__builtin_bswap64(key->src_addr[1]) + SEED_1) * SEED_2 >> 9;
+	hash ^= (__builtin_bswap64(key->dst_addr[1]) + SEED_2) * SEED_3 >> 18;
+	hash ^= (__builtin_bswap64(key->src_addr[0]) + SEED_3) * SEED_4 >> 27;
+	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol + SEED_4) * SEED_0 >> 36;
+	/* The high half of a product depends on all of its bits, the low half does not. */
+	hash ^= hash >> 32;
+	return hash * SEED_1 >> 32;
+}
+
+static __always_inline bool is_same_flow(const struct flow_slot *slot, const struct flow_key *key)
 {
 	return slot->src_addr[0] == key->src_addr[0] && slot->src_addr[1] == key->src_addr[1] &&
 	       slot->dst_addr[0] == key->dst_addr[0] && slot->dst_addr[1] == key->dst_addr[1] &&
-	       slot->src_port_be == key->src_port_be && slot->dst_port_be == key->dst_port_be &&
-	       slot->lane == key->lane && slot->protocol == key->protocol;
+	       *ports_and_lane(slot) == key_ports_and_lane(key) && slot->protocol == key->protocol;
 }
 
 static __always_inline void overflow(struct hook_totals *books, const struct flow_slot *slot)
@@ -130,7 +150,7 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 
 /* Counts a packet of the flow that the slot holds. */
 static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
-				  const struct packet *packet, u32 now)
+				  const struct packet *packet, u64 now)
 {
 	u32 zero = 0;
 	struct agent_clock *clock = agent_clock.lookup(&zero);
@@ -141,13 +161,13 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 
 		if (origin)
 			origin->first_ns = bpf_ktime_get_ns();
-		slot->tcp_flags = packet->key.tcp_flags;
+		slot->tcp_flags = packet->tcp_flags;
 		slot->min_bytes = packet->min_bytes;
 		slot->max_bytes = packet->max_bytes;
 	} else {
 		/* Compare before writing: most packets change none of these. */
-		if (packet->key.tcp_flags & ~slot->tcp_flags)
-			slot->tcp_flags |= packet->key.tcp_flags;
+		if (packet->tcp_flags & ~slot->tcp_flags)
+			slot->tcp_flags |= packet->tcp_flags;
 		if (packet->min_bytes < slot->min_bytes)
 			slot->min_bytes = packet->min_bytes;
 		if (packet->max_bytes > slot->max_bytes)
@@ -160,7 +180,7 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 
 /* Gives the slot to the packet's flow. */
 static __always_inline void take(struct flow_slot *slot, u32 slot_index,
-				 const struct packet *packet, u32 now)
+				 const struct packet *packet, u64 now)
 {
 	struct flow_origin *origin = flow_origins.lookup(&slot_index);
 	u16 generation = slot->generation;
@@ -171,11 +191,9 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 	slot->src_addr[1] = packet->key.src_addr[1];
 	slot->dst_addr[0] = packet->key.dst_addr[0];
 	slot->dst_addr[1] = packet->key.dst_addr[1];
-	slot->src_port_be = packet->key.src_port_be;
-	slot->dst_port_be = packet->key.dst_port_be;
-	slot->lane = packet->key.lane;
+	*ports_and_lane(slot) = key_ports_and_lane(&packet->key);
 	slot->protocol = packet->key.protocol;
-	slot->tcp_flags = packet->key.tcp_flags;
+	slot->tcp_flags = packet->tcp_flags;
 	slot->packets = packet->segments;
 	slot->bytes = packet->bytes;
 	slot->last_jiffies = now;
@@ -188,11 +206,11 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 }
 
 /* Counts the packet in the flow cache.  Returns whether it began a flow. */
-static __always_inline bool account(void *ctx, const struct packet *packet, u32 cpu)
+static __always_inline bool account(void *ctx, const struct packet *packet, u64 cpu)
 {
-	u32 first =
+	u64 first =
 		cpu * SLOTS_PER_CPU + (hash_key(&packet->key) & (SLOTS_PER_CPU - 1) & ~(WAYS - 1));
-	u32 now = bpf_jiffies64();
+	u64 now = bpf_jiffies64();
 	struct flow_slot *victim = NULL;
 	u32 victim_age = 0, victim_index = 0;
 
@@ -247,11 +265,11 @@ static __always_inline void fill_event(struct packet_event *event, const struct 
 	event->src_addr[1] = packet->key.src_addr[1];
 	event->dst_addr[0] = packet->key.dst_addr[0];
 	event->dst_addr[1] = packet->key.dst_addr[1];
-	event->src_port_be = packet->key.src_port_be;
-	event->dst_port_be = packet->key.dst_port_be;
+	event->src_port_be = packet->key.ports_be;
+	event->dst_port_be = packet->key.ports_be >> 16;
 	event->lane = packet->key.lane;
 	event->protocol = packet->key.protocol;
-	event->tcp_flags = packet->key.tcp_flags;
+	event->tcp_flags = packet->tcp_flags;
 	event->hop_limit = packet->hop_limit;
 	event->reason = reason;
 	event->bytes = packet->bytes;
@@ -300,9 +318,9 @@ static __always_inline bool is_sampled(struct hook_totals *books)
 }
 
 /* Books one packet that was parsed, at one hook point. */
-static __always_inline void book(void *ctx, struct packet *packet, u32 point, void *data, void *end)
+static __always_inline void book(void *ctx, struct packet *packet, u64 point, void *data, void *end)
 {
-	u32 cpu = bpf_get_smp_processor_id();
+	u64 cpu = bpf_get_smp_processor_id();
 	u32 index = cpu * HOOK_POINTS + point;
 	struct hook_totals *books = totals.lookup(&index);
 	bool is_new;
@@ -313,12 +331,12 @@ static __always_inline void book(void *ctx, struct packet *packet, u32 point, vo
 	books->seen_bytes += packet->bytes;
 	if (packet->is_truncated)
 		books->truncated_packets += packet->segments;
-	if (packet->max_bytes > LONGEST_BYTES)
+	if (packet->max_bytes > LONGEST_BYTES) {
 		packet->max_bytes = LONGEST_BYTES;
-	if (packet->min_bytes > LONGEST_BYTES)
-		packet->min_bytes = LONGEST_BYTES;
-	packet->key.lane = point << LANE_POINT_SHIFT | packet->vlan << LANE_VLAN_SHIFT |
-			   packet->dscp << LANE_DSCP_SHIFT | packet->shape << LANE_SHAPE_SHIFT;
+		if (packet->min_bytes > LONGEST_BYTES)
+			packet->min_bytes = LONGEST_BYTES;
+	}
+	packet->key.lane |= point << LANE_POINT_SHIFT;
 	is_new = account(ctx, packet, cpu);
 	if (is_new)
 		books->new_flows++;
@@ -341,11 +359,11 @@ static __always_inline struct interface_entry *interface_of(u32 ifindex)
  * A super-packet leaves, or arrived, as several segments, each with the same headers.  Count what
  * the wire carries.
  */
-static __always_inline void count_segments(struct packet *packet, u32 segment_bytes)
+static __always_inline void count_segments(struct packet *packet, u64 segment_bytes)
 {
-	u32 payload_bytes;
+	u64 payload_bytes;
 
-	if (packet->bytes <= packet->header_bytes || !segment_bytes)
+	if (!segment_bytes || packet->bytes <= packet->header_bytes)
 		return;
 	payload_bytes = packet->bytes - packet->header_bytes;
 	packet->segments = (payload_bytes + segment_bytes - 1) / segment_bytes;
@@ -358,19 +376,20 @@ static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
 {
 	struct interface_entry *entry = interface_of(skb->ifindex);
 	u32 link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
-	u32 point = !entry ? 0 : is_egress ? entry->egress_point : entry->ingress_point;
+	u64 point = !entry ? 0 : is_egress ? entry->egress_point : entry->ingress_point;
+	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
+	u64 is_tagged = skb->vlan_present;
+	u64 vlan = is_tagged * skb->vlan_tci & VLAN_VID_MASK;
+	u64 tag_bytes = is_tagged * VLAN_TAG_BYTES;
 	struct cursor cursor;
 	void *data;
 
 	/* Twice at most: again when headers lay outside the linear part. */
 	for (int pulled = 0; pulled < 2; pulled++) {
-		struct packet packet = {.bytes = skb->len, .segments = 1};
+		struct packet packet = {.bytes = skb->len + tag_bytes, .segments = 1};
 
-		if (skb->vlan_present) {
-			packet.vlan = skb->vlan_tci & VLAN_VID_MASK;
-			packet.bytes += VLAN_TAG_BYTES;
-			packet.header_bytes += VLAN_TAG_BYTES;
-		}
+		packet.key.lane = vlan << LANE_VLAN_SHIFT;
+		packet.header_bytes = tag_bytes;
 		packet.min_bytes = packet.max_bytes = packet.bytes;
 		data = (void *)(long)skb->data;
 		cursor.pos = data;

@@ -69,7 +69,8 @@ struct ipv4_header {
 };
 
 struct ipv6_header {
-	u32 version_class_label_be;
+	u16 version_class_be; /* and the first four bits of the flow label */
+	u16 label_be;
 	u16 payload_bytes_be;
 	u8 next_header;
 	u8 hop_limit;
@@ -85,8 +86,7 @@ struct ipv6_extension {
 };
 
 struct tcp_header {
-	u16 src_port_be;
-	u16 dst_port_be;
+	u32 ports_be;
 	u32 seq_be;
 	u32 ack_be;
 	u8 data_offset;
@@ -96,10 +96,15 @@ struct tcp_header {
 	u16 urgent_be;
 };
 
-/* The first four bytes of UDP, UDP-Lite and SCTP alike. */
+/* The beginning of UDP, UDP-Lite and SCTP alike. */
 struct ports_header {
-	u16 src_port_be;
-	u16 dst_port_be;
+	u32 ports_be;
+	u32 other;
+};
+
+struct icmp_header {
+	u16 type_and_code_be;
+	u16 checksum_be;
 };
 
 struct cursor {
@@ -107,19 +112,29 @@ struct cursor {
 	void *end;
 };
 
-/* A frame, read.  The key's counters stay unused until it becomes a slot. */
+/*
+ * What identifies a flow, in words as wide as a register: BPF masks narrower ones at each use.
+ * Ports and lane lie side by side in a slot, and are one word to hash, to compare and to store.
+ */
+struct flow_key {
+	u64 src_addr[2];
+	u64 dst_addr[2];
+	u64 ports_be; /* source port in front, as in memory */
+	u64 lane;
+	u64 protocol;
+};
+
+/* A frame, read. */
 struct packet {
-	struct flow_slot key;
-	u32 bytes; /* as the wire carries it: every segment, with headers and tags */
-	u32 segments;
-	u32 min_bytes; /* the smallest of those segments */
-	u32 max_bytes;
-	u32 vlan; /* the outer tag's id, 0 for none */
-	u32 dscp;
-	u32 shape;
-	u32 header_bytes; /* what each segment of a super-packet repeats */
-	u8 hop_limit;
-	u8 is_truncated;
+	struct flow_key key;
+	u64 bytes; /* as the wire carries it: every segment, with headers and tags */
+	u64 segments;
+	u64 min_bytes; /* the smallest of those segments */
+	u64 max_bytes;
+	u64 header_bytes; /* what each segment of a super-packet repeats */
+	u64 tcp_flags;
+	u64 hop_limit;
+	bool is_truncated;
 };
 
 /* Returns the ethertype behind the tags; an id found is kept only where none is known yet. */
@@ -141,8 +156,8 @@ static __always_inline int parse_ethertype_be(struct cursor *cursor, struct pack
 			break;
 		if ((void *)(vlan + 1) > cursor->end)
 			return -1;
-		if (!packet->vlan)
-			packet->vlan = BE16(vlan->tci_be) & VLAN_VID_MASK;
+		if (!packet->key.lane)
+			packet->key.lane = (BE16(vlan->tci_be) & VLAN_VID_MASK) << LANE_VLAN_SHIFT;
 		ethertype_be = vlan->ethertype_be;
 		cursor->pos = vlan + 1;
 		packet->header_bytes += sizeof(*vlan);
@@ -160,6 +175,12 @@ static __always_inline int parse_bare_ethertype_be(struct cursor *cursor)
 	return *first >> 4 == 6 ? BE16(ETH_P_IPV6) : BE16(ETH_P_IP);
 }
 
+/* DSCP is the upper six bits of the traffic class. */
+static __always_inline u64 ip_lane(u64 shape, u64 traffic_class)
+{
+	return shape << LANE_SHAPE_SHIFT | traffic_class >> 2 << LANE_DSCP_SHIFT;
+}
+
 /* Returns the protocol; a later fragment's ports are elsewhere, which *has_ports says. */
 static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *packet, bool *has_ports)
 {
@@ -175,9 +196,8 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *pack
 	packet->key.src_addr[1] = (u64)ip->src_addr << 32 | 0xffff0000;
 	packet->key.dst_addr[0] = 0;
 	packet->key.dst_addr[1] = (u64)ip->dst_addr << 32 | 0xffff0000;
-	packet->dscp = ip->traffic_class >> 2;
+	packet->key.lane |= ip_lane(SHAPE_IPV4, ip->traffic_class);
 	packet->hop_limit = ip->hop_limit;
-	packet->shape = SHAPE_IPV4;
 	*has_ports = !(ip->fragment_be & BE16(0x1fff));
 	cursor->pos += header_bytes;
 	packet->header_bytes += header_bytes;
@@ -232,9 +252,8 @@ static __always_inline int parse_ipv6(struct cursor *cursor, struct packet *pack
 	packet->key.src_addr[1] = ip->src_addr[1];
 	packet->key.dst_addr[0] = ip->dst_addr[0];
 	packet->key.dst_addr[1] = ip->dst_addr[1];
-	packet->dscp = (__builtin_bswap32(ip->version_class_label_be) >> 22) & 0x3f;
+	packet->key.lane |= ip_lane(SHAPE_IPV6, BE16(ip->version_class_be) >> 4 & 0xff);
 	packet->hop_limit = ip->hop_limit;
-	packet->shape = SHAPE_IPV6;
 	protocol = ip->next_header;
 #pragma unroll
 	for (int count = 0; count < IPV6_EXTENSIONS_MAX && is_extension(protocol); count++) {
@@ -267,31 +286,30 @@ static __always_inline int parse_ports(struct cursor *cursor, struct packet *pac
 {
 	struct tcp_header *tcp = cursor->pos;
 	struct ports_header *ports = cursor->pos;
+	struct icmp_header *icmp = cursor->pos;
 
 	switch (protocol) {
 	case IPPROTO_TCP:
 		if ((void *)(tcp + 1) > cursor->end)
 			return -1;
-		packet->key.src_port_be = tcp->src_port_be;
-		packet->key.dst_port_be = tcp->dst_port_be;
-		packet->key.tcp_flags = tcp->flags;
+		packet->key.ports_be = tcp->ports_be;
+		packet->tcp_flags = tcp->flags;
 		packet->header_bytes += (tcp->data_offset >> 4) * 4;
 		return 0;
 	case IPPROTO_UDP:
 	case IPPROTO_UDPLITE:
 	case IPPROTO_SCTP:
-		if ((void *)(ports + 2) > cursor->end)
+		if ((void *)(ports + 1) > cursor->end)
 			return -1;
-		packet->key.src_port_be = ports->src_port_be;
-		packet->key.dst_port_be = ports->dst_port_be;
-		packet->header_bytes += 2 * sizeof(*ports);
+		packet->key.ports_be = ports->ports_be;
+		packet->header_bytes += sizeof(*ports);
 		return 0;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
 		/* Type and code stand where other protocols have their source port. */
-		if ((void *)(ports + 1) > cursor->end)
+		if ((void *)(icmp + 1) > cursor->end)
 			return -1;
-		packet->key.src_port_be = ports->src_port_be;
+		packet->key.ports_be = icmp->type_and_code_be;
 		return 0;
 	default:
 		return 0;
@@ -324,5 +342,5 @@ static __always_inline void parse_packet(struct cursor *cursor, struct packet *p
 			       ethertype_be == BE16(ETH_P_IPV6);
 	if (ethertype_be >= 0 && BE16(ethertype_be) < ETH_P_802_3_MIN)
 		ethertype_be = BE16(ETH_P_802_2);
-	packet->key.src_port_be = ethertype_be < 0 ? 0 : ethertype_be;
+	packet->key.ports_be = ethertype_be < 0 ? 0 : ethertype_be;
 }

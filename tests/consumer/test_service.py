@@ -436,3 +436,20 @@ async def test_records_that_kafka_deleted_before_they_were_read_are_counted(plac
         assert await consumer.terminate() == 0
 
     assert place.stored(table="ledger") == 2
+
+
+async def test_rows_that_wait_are_stored_before_their_partitions_move(tmp_path):
+    async with Kafka(tmp_path / "kafka") as kafka:
+        place = Place(kafka.bootstrap, tmp_path)
+        other = Place(kafka.bootstrap, tmp_path / "other")
+        other.group = place.group
+        await publish(kafka.bootstrap, a_batch(rows=10, node=place.node))
+
+        with place.consumer("--max-age", "3600", name="a") as a:
+            await a.until(lambda: a.metric("consumer_pending_rows", table="flows") == 10)
+            with other.consumer(name="b") as b:
+                await b.until_ready()
+                assert a.metric("consumer_inserted_rows_total", table="flows") == 10
+                assert await committed(kafka.bootstrap, place.group) == 1
+                assert await b.terminate() == 0
+            assert await a.terminate() == 0

@@ -13,7 +13,7 @@ or a URL to anybody.  So three checks stand in a row, and each alone should stop
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -149,13 +149,17 @@ def _check_identifier_parameters(
         value = parameters.get(name, "")
         if value and not _PLAIN_NAME.fullmatch(value):
             raise Fault(ACCESS_DENIED, f"parameter {name} is no plain name: {value!r}")
+        if "default" in value.split("."):
+            _check_table("default", "", is_table=True)
         _check_name(value, vocabulary)
 
 
-def _check_tree(lines: Iterable[str], vocabulary: Vocabulary) -> set[str]:
+def _check_tree(lines: Sequence[str], vocabulary: Vocabulary) -> set[str]:
     """Check every node, and return the names of the tables and table functions."""
     names = set()
-    for line in lines:
+    # EXPLAIN has settings of its own, such as `indexes = 1`; they are its first child.
+    is_explain = lines[0].startswith("Explain ")
+    for line in [line for line in lines if not (is_explain and line == " Set")]:
         # `Function sum (alias s) (children 1)`, indented
         kind, _, rest = line.strip().partition(" ")
         name = rest.partition(" (")[0]
@@ -165,17 +169,16 @@ def _check_tree(lines: Iterable[str], vocabulary: Vocabulary) -> set[str]:
             _refuse_function(name, vocabulary)
         if kind in {"Identifier", "TableIdentifier"}:
             _check_name(name, vocabulary)
-        if kind == "TableIdentifier":
-            _check_table_identifier(name)
+            _check_identifier(name, is_table=kind == "TableIdentifier")
         if kind == "TableIdentifier" or name in TABLE_FUNCTIONS:
             names.add(name)
     return names
 
 
-def _check_table_identifier(name: str) -> None:
-    database, dot, table = name.partition(".")
+def _check_identifier(name: str, *, is_table: bool) -> None:
+    database, dot, rest = name.partition(".")
     if dot:
-        _check_table(database, table, is_table=True)
+        _check_table(database, rest if is_table else rest.partition(".")[0], is_table=is_table)
 
 
 def _refuse_node(kind: str) -> None:

@@ -184,11 +184,11 @@ class _EngineParser:
 
     def formatted(self, text: str) -> str:
         escaped = "".join(_PARAMETER_ESCAPES.get(char, char) for char in text)
-        sql = "SELECT formatQuery({statement:String})"
+        sql = "SELECT formatQuerySingleLine({statement:String})"
         try:
             result = _execute(self._handle, sql, "RawBLOB", {"statement": escaped})
         except Fault as fault:
-            message = fault.message.partition(": In scope SELECT formatQuery(")[0]
+            message = fault.message.partition(": In scope SELECT formatQuerySingleLine(")[0]
             raise Fault((fault.code, fault.name), message) from None
         return str(result.bytes().decode())
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
-from http.client import responses
+from http.client import LineTooLong, responses
 from http.server import BaseHTTPRequestHandler
+from io import BufferedIOBase
 from itertools import chain
 from socket import SHUT_WR, socket
 from typing import Any, Protocol
@@ -21,8 +22,8 @@ from urllib.parse import urlsplit
 from consumer.api.compression import chosen_encoding, compressor_for, encoded
 from consumer.api.engine import Engine, Result, new_token
 from consumer.api.fault import (
-    ACCESS_DENIED,
     BAD_ARGUMENTS,
+    NOT_IMPLEMENTED,
     QUERY_IS_TOO_LARGE,
     UNKNOWN_EXCEPTION,
     Fault,
@@ -38,6 +39,7 @@ from consumer.api.request import MAX_BODY_BYTES, Request, refuse_strangers, requ
 
 # A result up to this size is sent with its length and the whole summary.
 HELD_BACK_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 16
 IDLE_TIMEOUT_S = 30
 DRAIN_TIMEOUT_S = 2
 MAX_DRAINED_BYTES = 64 << 20
@@ -56,10 +58,29 @@ class Runs(Protocol):
         """Hold a place; raises `Fault` when there is none."""
 
 
+class _Headers:
+    """The lines of a request's headers, as far as they are bounded.
+
+    The library bounds only their number, and ClickHouse's client raises that to 10,000.
+    """
+
+    def __init__(self, source: BufferedIOBase) -> None:
+        self._source = source
+        self._left_bytes = MAX_HEADER_BYTES
+
+    def readline(self, limit: int) -> bytes:
+        line = self._source.readline(limit)
+        self._left_bytes -= len(line)
+        if self._left_bytes < 0:
+            raise LineTooLong("headers")
+        return line
+
+
 class Exchange(BaseHTTPRequestHandler):
     """The requests of one connection."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # so that what is no request gets a status, too
     timeout = IDLE_TIMEOUT_S
     # Headers and body are two writes, and must not wait for each other's acknowledgement.
     disable_nagle_algorithm = True
@@ -70,6 +91,17 @@ class Exchange(BaseHTTPRequestHandler):
         self._is_chunked = False
         # The base class serves the whole connection in here.
         super().__init__(*connection)
+
+    def parse_request(self) -> bool:
+        """Read the headers, so many and no more."""
+        source, self.rfile = self.rfile, _Headers(self.rfile)  # type: ignore[assignment]
+        try:
+            is_request = super().parse_request()
+        finally:
+            self.rfile = source
+        if not is_request:
+            self._drain()
+        return is_request
 
     def do_GET(self) -> None:
         self._answer()
@@ -243,10 +275,11 @@ class Exchange(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what is no HTTP request in the form of every other error."""
         del explain
-        kind = ACCESS_DENIED if code == HTTPStatus.NOT_IMPLEMENTED else UNKNOWN_EXCEPTION
-        text = Fault(kind, message or responses.get(code, "bad request")).text(self._engine.version)
+        kind = NOT_IMPLEMENTED if code == HTTPStatus.NOT_IMPLEMENTED else UNKNOWN_EXCEPTION
+        fault = Fault(kind, message or responses.get(code, "bad request"))
         self.close_connection = True
-        self._send(code, {"Content-Type": "text/plain; charset=UTF-8"}, text.encode())
+        text = fault.text(self._engine.version).encode(errors="backslashreplace")
+        self._send(code, fault_headers(fault), text)
 
 
 def _no_chunk_size(line: bytes) -> int:

@@ -29,6 +29,7 @@ from consumer.api.fault import (
     UNKNOWN_DATABASE,
     Fault,
 )
+from consumer.api.settings import MAX_STATEMENT_BYTES
 from schemas.clickhouse import DATABASE
 
 MAX_BODY_BYTES = 1 << 20
@@ -182,13 +183,13 @@ def _text(query: str, content: bytes) -> str:
     text += content
     if not text.strip():
         raise Fault(SYNTAX_ERROR, "Empty query")
-    if len(text) > MAX_BODY_BYTES:
-        raise Fault(QUERY_IS_TOO_LARGE, f"the statement is longer than {MAX_BODY_BYTES} bytes")
+    if text.lstrip()[:6].upper() == b"INSERT":
+        return "INSERT"  # its data need not be text; it is refused by its name
+    if len(text) > MAX_STATEMENT_BYTES:
+        raise Fault(QUERY_IS_TOO_LARGE, f"the statement is longer than {MAX_STATEMENT_BYTES} bytes")
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        if text.lstrip()[:6].upper() == b"INSERT":
-            return "INSERT"  # its data; the statement is refused by its name
         raise Fault(SYNTAX_ERROR, f"the statement is not UTF-8: {error}") from None
 
 

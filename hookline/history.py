@@ -112,16 +112,16 @@ class History:
 def _whole_pieces(stream: Any) -> Iterator[bytes]:
     """Yield what is no error; an error may only show in what came last."""
     held = b""
-    broken = False
+    why = None
+    pieces = _as_they_come(stream)
     while True:
         try:
-            piece = stream.read(_PIECE_BYTES)
-        except Exception as error:  # noqa: BLE001  # urllib3, aiohttp and chdb have no common one
-            piece, broken = b"", True
-            why = str(error)
-        if not piece:
+            held += next(pieces)
+        except StopIteration:
             break
-        held += piece
+        except Exception as error:  # noqa: BLE001  # urllib3 and chdb have none in common
+            why = str(error)
+            break
         if len(held) > _MAX_ERROR_BYTES:
             yield held[:-_MAX_ERROR_BYTES]
             held = held[-_MAX_ERROR_BYTES:]
@@ -130,8 +130,17 @@ def _whole_pieces(stream: Any) -> Iterator[bytes]:
         yield held
         raise HistoryError(reason_in(text.decode(errors="replace").rpartition("\n")[0]))
     yield held
-    if broken:
+    if why is not None:
         raise HistoryError(f"the result ended early: {reason_in(why)}")
+
+
+def _as_they_come(stream: Any) -> Iterator[bytes]:
+    # read() of a response that is cut off throws away what arrived last, which is the error.
+    if hasattr(stream, "stream"):
+        yield from stream.stream(_PIECE_BYTES)
+        return
+    while piece := stream.read(_PIECE_BYTES):
+        yield piece
 
 
 def reason_in(text: str) -> str:

@@ -32,6 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the answer; 1 if there is none, 2 if the question cannot be asked."""
     sql = sys.stdin.read() if args.sql == "-" else args.sql
     sql = sql.strip().rstrip(";").rstrip()
+    if not sql:
+        print("hookline query: there is no statement: write one, as in --help", file=sys.stderr)
+        return 2
     try:
         output.check_terminal(args.format)
         _answer(sql, args)

@@ -24,6 +24,8 @@ READS_A_FILE = [
     "SELECT * FROM file -- comment\n('{path}', 'LineAsString')",
     "SELECT file('{path}')",
     "SELECT `file`('{path}')",
+    "SELECT `fi\\x6ce`('{path}')",
+    "SELECT `file\\0`('{path}')",
     "SELECT 1, (SELECT file('{path}'))",
     "WITH x AS (SELECT file('{path}') AS f) SELECT * FROM x",
     "WITH file('{path}') AS x SELECT x",
@@ -275,6 +277,15 @@ def test_an_identifier_parameter_names_only_what_the_text_could(ask: Ask, value:
     assert ask("SELECT arrayMap({t:Identifier}, ['/etc/passwd'])", param_t=value).status >= 400
 
 
+def test_identifier_parameters_do_not_add_up_to_a_table_elsewhere(ask: Ask):
+    table = "{d:Identifier}.{t:Identifier}"
+
+    for database, name in (("default", "passwd"), ("system", "stack_trace"), ("nowhere", "x")):
+        for sql in (f"SELECT * FROM {table}", f"SELECT 1 IN {table}", f"DESCRIBE TABLE {table}"):
+            assert ask(sql, param_d=database, param_t=name).status >= 400
+    assert ask(f"EXISTS TABLE {table}", param_d="default", param_t="passwd").status == 403
+
+
 def test_an_identifier_parameter_may_name_a_table_of_the_history(ask: Ask):
     assert ask("SELECT count() > 0 FROM {t:Identifier}", param_t="flows").body == b"1\n"
 
@@ -317,6 +328,7 @@ HARMLESS = [
     "DESCRIBE (SELECT 1)",
     "EXISTS TABLE flows",
     "EXPLAIN SELECT count() FROM flows",
+    "EXPLAIN indexes = 1, json = 1 SELECT count() FROM flows WHERE time > now()",
     "SELECT 1 /* comment */ ; -- and another",
     "SELECT 1 SETTINGS max_threads = 1 FORMAT JSON",
     "(SELECT 1) EXCEPT (SELECT 2)",
@@ -329,6 +341,13 @@ def test_what_only_reads_the_history_is_answered(ask: Ask, sql: str):
 
     assert reply.status == 200, reply.body
     assert reply.code is None
+
+
+def test_a_statement_is_bounded_in_length_and_depth(ask: Ask):
+    assert ask("SELECT " + "1," * 140_000 + "1").code == "425"
+    assert ask("SELECT " + "(" * 5_000 + "1" + ")" * 5_000).status >= 400
+    assert ask("SELECT " + "1," * 100_000 + "1").code == "168"
+    assert ask("SELECT 1").status == 200
 
 
 @settings(

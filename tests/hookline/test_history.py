@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hookline query` and `hookline flows` find the history and print what it holds."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.ipc
+import pytest
+
+from tests.services.served_history import ROOT, ServedHistory, served_history
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+FIXED_ROWS = r"""
+sql INSERT INTO hookline.flows (time, end, node, interface, direction, src_addr, dst_addr,
+ src_port, dst_port, protocol, ethertype, packets, bytes, tcp_flags) VALUES
+ (now64(9) - 20, now64(9) - 10, 'alpha', 'eth0', 'ingress', '::ffff:10.0.0.1', '::ffff:10.9.0.2',
+  51000, 443, 6, 2048, 1000, 1234567, 2),
+ (now64(9) - 10, now64(9), 'alpha', 'eth0', 'ingress', '::ffff:10.0.0.1', '::ffff:10.9.0.2',
+  51000, 443, 6, 2048, 1, 1, 16),
+ (now64(9) - 9, now64(9) - 9, 'alpha', 'eth0', 'egress', '2001:db8::1', '2001:db8::2',
+  40000, 53, 17, 34525, 2, 200, 0),
+ (now64(9) - 8, now64(9) - 7, 'alpha', 'veth_1', 'ingress', '::', '::', 0, 0, 0, 2054, 3, 180, 0),
+ (now64(9) - 7000, now64(9) - 6999, 'be\\ta', 'wlan0', 'egress', '::ffff:192.168.1.7',
+  '::ffff:224.0.0.1', 0, 0, 2, 2048, 1, 60, 0)
+"""
+
+
+def hookline(*words: str, columns: int = 100) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hookline", *words],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedHistory]:
+    with served_history(tmp_path_factory.mktemp("served")) as served:
+        assert served.tell(FIXED_ROWS.strip().replace("\n", " ")) == "done"
+        yield served
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a history that nobody holds any more; its `up.json` is still there."""
+    with served_history(tmp_path_factory.mktemp("left")) as served:
+        assert served.tell(FIXED_ROWS.strip().replace("\n", " ")) == "done"
+    return served.directory
+
+
+@pytest.fixture(params=["served", "left_behind"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run hookline on a history that is served, and on one that is not."""
+    history = request.getfixturevalue(request.param)
+    directory = history.directory if request.param == "served" else history
+    return lambda *words, **rest: hookline(*words, "--data", str(directory), **rest)
+
+
+def test_a_table_shows_every_digit(run: Run):
+    sql = "SELECT 12345678901234567890 AS big, toDateTime64('2026-01-02 03:04:05.000000006', 9, 'UTC')"
+
+    done = run("query", sql + " AS t, toIPv6('::ffff:10.0.0.1') AS a, 'x' AS s;")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n")[1].split() == [
+        "12345678901234567890", "2026-01-02", "03:04:05.000000006", "::ffff:10.0.0.1", "x",
+    ]  # fmt: skip
+
+
+def test_hookline_is_the_default_database(run: Run):
+    assert run("query", "SELECT count() FROM flows").stdout.split() == ["count()", "5"]
+
+
+def test_what_would_steer_the_terminal_is_spelled_out(run: Run):
+    done = run("query", "SELECT concat('a', char(27), '[31m') AS x, unhex('FF00') AS y")
+
+    assert done.stdout.split("\n")[1].split() == ["a\\x1b[31m", "\\xff\\x00"]
+
+
+def test_json_is_one_object_a_line_and_csv_has_a_header(run: Run):
+    sql = "SELECT number AS n, 'a,b' AS s FROM numbers(2)"
+
+    json_lines = run("query", sql, "--format", "json").stdout.splitlines()
+    assert [json.loads(line) for line in json_lines] == [{"n": 0, "s": "a,b"}, {"n": 1, "s": "a,b"}]
+    assert run("query", sql, "--format", "csv").stdout == '"n","s"\n0,"a,b"\n1,"a,b"\n'
+
+
+def test_arrow_is_a_stream(run: Run):
+    done = run("query", "SELECT bytes FROM flows", "--format", "arrow")
+    table = pyarrow.ipc.open_stream(
+        io.BytesIO(done.stdout.encode(errors="surrogateescape"))
+    ).read_all()
+
+    assert table.num_rows == 5
+
+
+def test_a_statement_may_name_its_own_format(run: Run):
+    assert run("query", "SELECT 1 AS a FORMAT Vertical").stdout.endswith("a: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("sql", "line"),
+    [
+        ("SELEC 1", "Syntax error: failed at position 7"),
+        ("SELECT * FROM nope", "Unknown table expression identifier 'nope'"),
+        ("CREATE TABLE x (a UInt8) ENGINE = Memory", "READONLY"),
+        ("SELECT throwIf(1, 'on purpose')", "on purpose"),
+    ],
+)
+def test_an_error_is_one_clear_line(run: Run, sql: str, line: str):
+    done = run("query", sql)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"hookline query: [^\n]+\n", done.stderr)
+    assert line in done.stderr
+    assert "FORMAT" not in done.stderr
+
+
+def test_an_empty_statement_is_bad_usage(run: Run):
+    done = run("query", " ; ")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no statement" in done.stderr
+
+
+def test_a_table_stops_at_what_anybody_reads(run: Run):
+    done = run("query", "SELECT number FROM numbers(100000)")
+
+    assert done.stdout.count("\n") == 10_001
+    assert "only the first 10000 rows" in done.stderr
+
+
+def test_flows_are_summed_by_five_tuple_interface_and_direction(run: Run):
+    lines = run("flows").stdout.splitlines()
+
+    assert len(lines) == 4
+    assert lines[1].split() == [
+        "10.0.0.1:51000", "10.9.0.2:443", "tcp", "1.00", "k", "1.23", "M", "494", "k",
+        "20.0", "s", "SA", "eth0", "ingress",
+    ]  # fmt: skip
+    assert lines[2].split()[:3] == ["[2001:db8::1]:40000", "[2001:db8::2]:53", "udp"]
+    assert lines[3].split()[:3] == ["-", "-", "arp"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--from", "10.0.0.0/8"], [1234568]),
+        (["--to", "10.9.0.2"], [1234568]),
+        (["--to", "2001:db8::/32"], [200]),
+        (["--port", "443"], [1234568]),
+        (["--port", "50-60"], [200]),
+        (["--protocol", "udp"], [200]),
+        (["--protocol", "6"], [1234568]),
+        (["--interface", "eth*"], [1234568, 200]),
+        (["--interface", "veth?1"], [180]),
+        (["--interface", "veth_?"], [180]),
+        (["--interface", "%"], []),
+        (["--node", "alpha", "--limit", "1"], [1234568]),
+        (["--node", "be\\ta", "--since", "2h"], [60]),
+        (["--node", "' OR 1=1 --"], []),
+        (["--since", "2h"], [1234568, 200, 180, 60]),
+    ],
+)
+def test_flows_are_chosen_by_each_option(run: Run, words: list[str], expected: list[int]):
+    done = run("flows", "--format", "json", *words)
+
+    assert [json.loads(line)["bytes"] for line in done.stdout.splitlines()] == expected
+
+
+def test_the_statement_that_is_printed_gives_the_same_flows(run: Run):
+    words = [
+        "flows",
+        "--from",
+        "10.0.0.0/8",
+        "--port",
+        "1-999",
+        "--interface",
+        "e*",
+        "--since",
+        "1h",
+    ]
+    sql = run(*words, "--sql").stdout
+
+    assert run("query", sql, "--format", "json").stdout == run(*words, "--format", "json").stdout
+    assert "{" not in sql
+
+
+def test_addresses_stay_whole_on_a_narrow_terminal(served: ServedHistory):
+    command = f"stty cols 80; {sys.executable} -m hookline flows --data {served.directory}"
+    shown = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "10.0.0.1:51000" in shown
+    assert "10.9.0.2:443" in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fix"),
+    [
+        ("--since", "5", "write 30s, 5m, 2h or 7d"),
+        ("--since", "0s", "write 30s, 5m, 2h or 7d"),
+        ("--from", "10.0.0", "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32"),
+        ("--to", "10.0.0.0/33", "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32"),
+        ("--port", "65536", "write 443 or 8000-8100, up to 65535"),
+        ("--port", "20-10", "write 443 or 8000-8100, up to 65535"),
+        ("--protocol", "256", "or a number to 255"),
+        ("--limit", "0", "write 1 to 999999"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_fix(option: str, value: str, fix: str):
+    done = hookline("flows", option, value)
+
+    assert done.returncode == 2
+    assert repr(value) in done.stderr.splitlines()[-1]
+    assert done.stderr.endswith(fix + "\n")
+
+
+def test_nothing_there_yet_is_said_and_stays_nothing(tmp_path: Path):
+    done = hookline("query", "SELECT 1", "--data", str(tmp_path))
+
+    assert done.returncode == 1
+    assert f"there is no history in {tmp_path} yet" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_history_that_another_process_holds_is_said_to_be_held(tmp_path: Path):
+    with served_history(tmp_path) as served:
+        (served.directory / "up.json").unlink()
+
+        done = hookline("query", "SELECT 1", "--data", str(tmp_path))
+
+    assert done.returncode == 1
+    assert re.fullmatch(r"hookline query: another process holds [^\n]+\n", done.stderr)
+
+
+def test_a_server_is_asked_by_url_or_environment(served: ServedHistory, monkeypatch):
+    url = served.url.replace("//", "//hookline@")
+    assert hookline("query", "SELECT 1 AS a", "--url", url).stdout.split() == ["a", "1"]
+
+    monkeypatch.setenv("HOOKLINE_CLICKHOUSE", url)
+    assert hookline("query", "SELECT 2 AS a").stdout.split() == ["a", "2"]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "line"),
+    [
+        ("ftp://x", 2, "'ftp://x' is no URL of a server"),
+        ("localhost", 2, "'localhost' is no URL of a server"),
+        ("http://x:y", 2, "'http://x:y' is no URL"),
+        ("http://127.0.0.1:1", 1, "cannot ask http://127.0.0.1:1: connection refused"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_one_clear_line(url: str, code: int, line: str):
+    done = hookline("query", "SELECT 1", "--url", url)
+
+    assert done.returncode == code
+    assert re.fullmatch(r"hookline query: [^\n]+\n", done.stderr)
+    assert line in done.stderr
+
+
+def test_a_wrong_password_is_one_clear_line(served: ServedHistory):
+    done = hookline("query", "SELECT 1", "--url", served.url.replace("//", "//root:secret@"))
+
+    assert done.returncode == 1
+    assert "Authentication failed" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_an_error_in_the_middle_of_a_result_is_told_apart_from_it(served: ServedHistory):
+    sql = "SELECT intDiv(1, 2000000 - number) AS x FROM numbers(3000000)"
+
+    done = hookline("query", sql, "--format", "json", "--data", str(served.directory))
+
+    assert done.returncode == 1
+    assert "Division by zero" in done.stderr
+    assert "__exception__" not in done.stdout
+    assert done.stdout.endswith('{"x":0}\n')
+
+
+def test_version_help_and_usage():
+    assert hookline("--version").stdout.startswith("hookline ")
+    assert "examples:" in hookline("--help").stdout
+    assert "examples:" in hookline("flows", "--help").stdout
+    assert hookline().returncode == 2
+    assert hookline("nonsense").returncode == 2

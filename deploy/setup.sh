@@ -20,7 +20,7 @@ readonly PYTHON=/usr/bin/python3
 readonly RUNTIME_PACKAGES=(ca-certificates iproute2 iputils-ping libbpf1 python3 python3-bpfcc python3-venv)
 readonly DEV_PACKAGES=(
 	bind9-dnsutils clang clang-format curl ethtool iperf3 make nginx-light nmap
-	shellcheck tcpdump tshark
+	shellcheck systemd tcpdump tshark
 )
 
 die() {

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import libbpf
-from agent.maps import Rows
 from agent.plan import Pins
+from agent.rows import Rows
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # The smallest frame that the kernel lets a test run have.

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from agent.clock import Anchor
 from agent.flowcache import Counted
-from agent.maps import Rows
 from agent.points import HookPoints
+from agent.rows import Rows
 from schemas.dtype import unpack
 from schemas.flow import FLOW, LANE, SHAPES
 from schemas.layout import NAME, Record

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.maps import Rows
+from agent.rows import Rows, chosen, joined
 from schemas.dtype import unpack
 from schemas.flow import LANE
 
@@ -68,11 +68,11 @@ class FlowCache:
         """What every flow in the cache did since the last snapshot."""
         parts = [self._snapshot_chunk(start) for start in range(0, len(self._slots), _CHUNK)]
         found = [part for part in parts if part is not None]
-        self._replaced = np.sort(self._replaced, order="key")
+        self._replaced = chosen(self._replaced, np.argsort(self._replaced["key"]))
         if not found:
             return _nothing(self._slots.dtype)
         return Counted(
-            np.concatenate([part.slots for part in found]),
+            joined([part.slots for part in found]),
             np.concatenate([part.first_ns for part in found]),
             np.concatenate([part.packets for part in found]),
             np.concatenate([part.bytes for part in found]),
@@ -88,14 +88,15 @@ class FlowCache:
         changed = np.flatnonzero(is_changed)
         if not len(changed):
             return None
-        slots = live[changed]
+        slots = chosen(live, changed)
         index = changed + start
         first_ns = self._origins["first_ns"][index]
         # A slot whose identity changed under the copy is left for the next snapshot.
         before, after = generation[changed], live["generation"][changed]
         is_stable = (before == after) & (before & 1 == 0)
         if not is_stable.all():
-            slots, index, first_ns = slots[is_stable], index[is_stable], first_ns[is_stable]
+            slots = chosen(slots, is_stable)
+            index, first_ns = index[is_stable], first_ns[is_stable]
         return self._report(slots, index, first_ns)
 
     def _report(self, slots: Rows, index: NDArray[Any], first_ns: NDArray[np.uint64]) -> Counted:
@@ -119,7 +120,7 @@ class FlowCache:
         replaced["point"] = self._point[index]
         replaced["packets"] = self._packets[index]
         replaced["bytes"] = self._bytes[index]
-        self._replaced = np.concatenate([self._replaced, replaced])
+        self._replaced = joined([self._replaced, replaced])
 
     def settle(self, evictions: Rows) -> Counted:
         """What evicted flows did that no snapshot has reported."""
@@ -147,7 +148,9 @@ class FlowCache:
         is_found = self._replaced["key"][at] == keys
         packets[is_found] = self._replaced["packets"][at[is_found]]
         in_bytes[is_found] = self._replaced["bytes"][at[is_found]]
-        self._replaced = np.delete(self._replaced, at[is_found])
+        is_left = np.ones(len(self._replaced), np.bool_)
+        is_left[at[is_found]] = False
+        self._replaced = chosen(self._replaced, is_left)
 
     def take_lost(self, points: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Packets and bytes by hook point that were reported of flows whose eviction was lost.

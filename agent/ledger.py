@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from agent.columns import Columns, typed
 from agent.interfaces import LinkCounters
-from agent.maps import Rows
 from agent.plan import FIRST_POINT
 from agent.points import HookPoints
+from agent.rows import Rows
 from schemas.ledger import HOOKS, LEDGER
 
 # Counters of the kernel that the ledger passes on as they are.

@@ -7,20 +7,17 @@ be a view of it; the readers copy first.
 
 import mmap
 import os
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent import libbpf
 from agent.plan import Plan
+from agent.rows import Rows
 from schemas.control import AGENT_CLOCK
 from schemas.dtype import dtype_from_layout
 from schemas.flow import FLOW_ORIGIN, FLOW_SLOT
 from schemas.layout import Layout
 from schemas.ledger import HOOK_TOTALS
-
-Rows = NDArray[Any]  # structured rows
 
 
 class SharedMaps:

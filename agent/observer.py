@@ -19,11 +19,12 @@ from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
 from agent.interfaces import LinkCounters
 from agent.ledger import Ledger
-from agent.maps import Rows, SharedMaps
+from agent.maps import SharedMaps
 from agent.perf import PerfBuffer
 from agent.plan import Plan
 from agent.points import HookPoints
 from agent.ring import RingBuffer
+from agent.rows import Rows, joined
 from schemas.dtype import dtype_from_layout, unpack
 from schemas.flow import FLOW_EVICTION, LANE
 from schemas.layout import Layout
@@ -108,7 +109,7 @@ class Observer:
                 point = unpack(LANE, "point", part.slots["lane"])
                 self._ledger.book_rows(point, part.packets, part.bytes)
                 yield from self._batch("flow", flow_columns(part, self._points, anchor), anchor)
-        events, self._events = np.concatenate(self._events), []
+        events, self._events = joined(self._events), []
         if len(events):
             yield from self._batch("packet", packet_columns(events, self._points, anchor), anchor)
 

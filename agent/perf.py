@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import libbpf
+from agent.rows import joined
 
 # include/uapi/linux/perf_event.h
 _PERF_TYPE_SOFTWARE = 1
@@ -59,7 +60,7 @@ class PerfBuffer:
     def drain(self, limit: int = 1 << 20) -> NDArray[Any]:
         """Copy out the samples of every CPU, about *limit* at most."""
         rows = [ring.drain(limit) for ring in self._rings]
-        return np.concatenate(rows)
+        return joined(rows)
 
 
 class _CpuRing:
@@ -105,21 +106,23 @@ class _CpuRing:
             if run is None:
                 break
             runs.append(run)
-        return (np.concatenate(runs) if runs else np.empty(0, self._dtype)), at
+        return (joined(runs) if runs else np.empty(0, self._dtype)), at
 
     def _run(self, copied: NDArray[np.uint8], at: int) -> tuple[NDArray[Any] | None, int]:
         """The samples that follow one another from *at*; None when the next record is cut off."""
         count = (len(copied) - at) // self._stride
         records = copied[at : at + count * self._stride].reshape(count, self._stride)
-        headers = np.ascontiguousarray(records[:, :8]).view(np.uint64).reshape(count)
+        headers = records[:, :8].view(np.uint64)[:, 0]
         expected = _PERF_RECORD_SAMPLE | self._stride << 48
         # The 16 bits between type and size are flags, of no interest here.
         is_sample = (headers & np.uint64(0xFFFF0000FFFFFFFF)) == np.uint64(expected)
         run = count if is_sample.all() else int(np.argmin(is_sample))
         if run:
             start = _SAMPLE_HEADER_BYTES
-            rows = np.ascontiguousarray(records[:run, start : start + self._dtype.itemsize])
-            return rows.view(self._dtype).reshape(run), at + run * self._stride
+            samples = records[:run, start : start + self._dtype.itemsize]
+            # As one opaque value a sample is copied at once; as bytes, byte by byte.
+            rows = samples.view(f"V{self._dtype.itemsize}")[:, 0].copy()
+            return rows.view(self._dtype), at + run * self._stride
         size_bytes = int(copied[at + 6 : at + 8].view(np.uint16)[0])
         if at + size_bytes > len(copied):
             return None, at

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import libbpf
+from agent.rows import chosen
 
 _BUSY = np.uint32(1 << 31)
 _DISCARD = np.uint32(1 << 30)
@@ -81,7 +82,7 @@ class RingBuffer:
         self._consumed += count * self._stride
         self._consumer_position[0] = self._consumed
         rows = records.view(self._dtype).reshape(count)
-        return rows if is_kept is None else rows[is_kept]
+        return rows if is_kept is None else chosen(rows, is_kept)
 
 
 def _finished(headers: NDArray[np.uint32], size_bytes: int) -> tuple[int, NDArray[np.bool_] | None]:

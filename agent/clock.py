@@ -21,8 +21,7 @@ from agent.rows import Rows
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # The smallest frame that the kernel lets a test run have.
 _FRAME = bytes(14)
-# Ticks a second that kernels are built with (kernel/Kconfig.hz, and arch defaults).
-_TICK_RATES = (100, 250, 300, 1000, 24, 32, 48, 64, 128, 256, 1024, 1200)
+_CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Anchor:
     jiffies: int
     monotonic_ns: int
     wall_ns: int
-    tick_ns: float
+    tick_ns: int
 
     def wall_from_monotonic(self, monotonic_ns: NDArray[np.uint64]) -> NDArray[np.int64]:
         return monotonic_ns.astype(np.int64) + (self.wall_ns - self.monotonic_ns)
@@ -53,36 +52,32 @@ class KernelClock:
     def __init__(self, pins: Pins, shared: Rows) -> None:
         self._program_fd = libbpf.open_pinned(pins.program("hook_clock"))
         self._shared = shared
-        self._tick_ns = self._measure_tick_ns()
+        self._tick_ns = _tick_ns()
+        self.begin_interval()
 
     def anchor(self) -> Anchor:
         jiffies, monotonic_ns = self._read()
         offset_ns = _wall_offset_ns()
         return Anchor(jiffies, monotonic_ns, monotonic_ns + offset_ns, self._tick_ns)
 
-    def begin_interval(self, anchor: Anchor) -> None:
-        """Tell the programs that a snapshot was taken, which began at *anchor*.
+    def begin_interval(self) -> None:
+        """Tell the programs that flags and extremes are to begin anew, once a snapshot is taken.
 
-        Flags and extremes of a flow begin anew with its first packet after this.  Called once
-        the copy is done: what arrived meanwhile is then in both intervals rather than in none.
+        They do with a tick to come: of one that has begun, a flow that never rests has counted
+        packets already, and would wait for its first one for ever.
         """
-        self._shared["snapshot_jiffies"][0] = anchor.jiffies & 0xFFFFFFFF
+        jiffies, _ = self._read()
+        # The next tick may come between this reading and the programs' first look at it.
+        self._shared["interval_jiffies"][0] = (jiffies + 2) & 0xFFFFFFFF
 
     def _read(self) -> tuple[int, int]:
         libbpf.run_program(self._program_fd, _FRAME)
         return int(self._shared["jiffies"][0]), int(self._shared["monotonic_ns"][0])
 
-    def _measure_tick_ns(self) -> float:
-        """The kernel tells nobody its HZ, so see how far both clocks run in a while."""
-        jiffies, monotonic_ns = self._read()
-        deadline_ns = monotonic_ns + 60_000_000
-        while True:
-            time.sleep(0.002)
-            later_jiffies, later_ns = self._read()
-            if later_ns >= deadline_ns:
-                break
-        rate = (later_jiffies - jiffies) * 1e9 / (later_ns - monotonic_ns)
-        return 1e9 / min(_TICK_RATES, key=lambda known: abs(known / rate - 1) if rate else known)
+
+def _tick_ns() -> int:
+    """The length of a tick: what the coarse clock, which ticks move on, says of itself."""
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
 def _wall_offset_ns() -> int:

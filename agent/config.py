@@ -71,7 +71,7 @@ class Config:
 
     flow_slots: int = option(
         1 << 18,
-        "flows that the kernel keeps, all CPUs together, at 72 bytes each; rounded up to a power"
+        "flows that the kernel keeps, all CPUs together, at 80 bytes each; rounded up to a power"
         " of two a CPU",
         group=KERNEL,
         metavar="FLOWS",

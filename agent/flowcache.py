@@ -21,6 +21,8 @@ from agent.rows import Rows, chosen, joined
 from schemas.dtype import unpack
 from schemas.flow import LANE
 
+_NO_MINIMUM = np.uint16(0xFFFF)
+
 # 16384 slots are 1 MiB: the second look at a chunk finds it in the CPU's cache.
 _CHUNK = 1 << 14
 
@@ -61,6 +63,11 @@ class FlowCache:
         self._point = np.zeros(len(slots), np.uint16)
         self._packets = np.zeros(len(slots), np.uint32)
         self._bytes = np.zeros(len(slots), np.uint64)
+        # Of the flow's interval, by its first packet: what was reported of it.
+        self._first_ns = np.zeros(len(slots), np.uint64)
+        self._tcp_flags = np.zeros(len(slots), np.uint8)
+        self._min_bytes = np.zeros(len(slots), np.uint16)
+        self._max_bytes = np.zeros(len(slots), np.uint16)
         # Flows gone from their slots whose eviction has not come yet, sorted by key.
         self._replaced = np.empty(0, _REPLACED)
 
@@ -90,16 +97,16 @@ class FlowCache:
             return None
         slots = chosen(live, changed)
         index = changed + start
-        first_ns = self._origins["first_ns"][index]
+        origins = chosen(self._origins, index)
         # A slot whose identity changed under the copy is left for the next snapshot.
         before, after = generation[changed], live["generation"][changed]
         is_stable = (before == after) & (before & 1 == 0)
         if not is_stable.all():
             slots = chosen(slots, is_stable)
-            index, first_ns = index[is_stable], first_ns[is_stable]
-        return self._report(slots, index, first_ns)
+            index, origins = index[is_stable], chosen(origins, is_stable)
+        return self._report(slots, index, origins)
 
-    def _report(self, slots: Rows, index: NDArray[Any], first_ns: NDArray[np.uint64]) -> Counted:
+    def _report(self, slots: Rows, index: NDArray[Any], origins: Rows) -> Counted:
         is_same = slots["generation"] == self._generation[index]
         # Counters wrap, and so do these differences: the result is right.
         packets = slots["packets"] - np.where(is_same, self._packets[index], np.uint32(0))
@@ -109,7 +116,32 @@ class FlowCache:
         self._point[index] = unpack(LANE, "point", slots["lane"])
         self._packets[index] = slots["packets"]
         self._bytes[index] = slots["bytes"]
-        return Counted(slots, first_ns, packets.astype(np.uint64), in_bytes)
+        completed = self._completed(slots, origins, index, is_same)
+        self._first_ns[index] = origins["first_ns"]
+        self._tcp_flags[index] = slots["tcp_flags"]
+        self._min_bytes[index] = slots["min_bytes"]
+        self._max_bytes[index] = slots["max_bytes"]
+        return Counted(completed, origins["first_ns"], packets.astype(np.uint64), in_bytes)
+
+    def _completed(
+        self, slots: Rows, origins: Rows, index: NDArray[Any], is_same: NDArray[np.bool_]
+    ) -> Rows:
+        """The slots with what the interval before still got after its snapshot.
+
+        That interval's flags and extremes were kept when this one's first packet came; what of
+        them was not reported then belongs to this report.
+        """
+        completed = slots.copy()
+        is_renewed = ~is_same | (origins["first_ns"] != self._first_ns[index])
+        flags = origins["before_tcp_flags"] & ~np.where(is_same, self._tcp_flags[index], 0)
+        completed["tcp_flags"] |= np.where(is_renewed, flags, 0).astype(np.uint8)
+        least, most = origins["before_min_bytes"], origins["before_max_bytes"]
+        is_less = is_renewed & (~is_same | (least < self._min_bytes[index]))
+        is_more = is_renewed & (~is_same | (most > self._max_bytes[index]))
+        least = np.where(is_less, least, _NO_MINIMUM)
+        completed["min_bytes"] = np.minimum(slots["min_bytes"], least)
+        completed["max_bytes"] = np.maximum(slots["max_bytes"], np.where(is_more, most, 0))
+        return completed
 
     def _remember_replaced(self, index: NDArray[Any]) -> None:
         index = index[self._packets[index] > 0]
@@ -133,7 +165,7 @@ class FlowCache:
         self._bytes[index[is_current]] = 0
         self._subtract_replaced(_key(index, evictions["generation"]), packets, in_bytes)
         return Counted(
-            evictions,
+            self._completed(evictions, evictions, index, is_current),
             evictions["first_ns"],
             (evictions["packets"] - packets).astype(np.uint64),
             evictions["bytes"] - in_bytes,

@@ -78,7 +78,7 @@ class Observer:
         anchor = self._clock.anchor()
         # 1. The flows.  What arrives from here on belongs to the next interval.
         counted = self._cache.snapshot()
-        self._clock.begin_interval(anchor)
+        self._clock.begin_interval()
         # 2. The totals, after the flows, so that they hold all that the flows hold.
         totals = self._totals.copy()
         # 3. The evictions that had happened by then, and with them what never came.

@@ -41,7 +41,7 @@ struct flow_slot {
 	__u32 lane;
 	/* IANA protocol number; 0 where the packet is not IP */
 	__u8 protocol;
-	/* OR of the flags since the last snapshot */
+	/* OR of the flags in this interval */
 	__u8 tcp_flags;
 	/* changes with the identity; odd while it is being replaced */
 	__u16 generation;
@@ -51,9 +51,9 @@ struct flow_slot {
 	__u64 bytes;
 	/* jiffies of the latest packet, modulo 2^32 */
 	__u32 last_jiffies;
-	/* smallest packet since the last snapshot */
+	/* smallest packet in this interval */
 	__u16 min_bytes;
-	/* largest packet since the last snapshot */
+	/* largest packet in this interval */
 	__u16 max_bytes;
 };
 _Static_assert(sizeof(struct flow_slot) == 64, "size");
@@ -73,11 +73,22 @@ _Static_assert(__builtin_offsetof(struct flow_slot, max_bytes) == 62, "max_bytes
 
 /* What a flow writes once an interval, kept off the hot cache line. */
 struct flow_origin {
-	/* CLOCK_MONOTONIC of the first packet since the last snapshot */
+	/* CLOCK_MONOTONIC of the first packet in this interval */
 	__u64 first_ns;
+	/* smallest packet in the flow's interval before, else 65535 */
+	__u16 before_min_bytes;
+	/* largest packet in the flow's interval before, else 0 */
+	__u16 before_max_bytes;
+	/* OR of the flags in the flow's interval before, else 0 */
+	__u8 before_tcp_flags;
+	__u8 reserved4[3];
 };
-_Static_assert(sizeof(struct flow_origin) == 8, "size");
+_Static_assert(sizeof(struct flow_origin) == 16, "size");
 _Static_assert(__builtin_offsetof(struct flow_origin, first_ns) == 0, "first_ns");
+_Static_assert(__builtin_offsetof(struct flow_origin, before_min_bytes) == 8, "before_min_bytes");
+_Static_assert(__builtin_offsetof(struct flow_origin, before_max_bytes) == 10, "before_max_bytes");
+_Static_assert(__builtin_offsetof(struct flow_origin, before_tcp_flags) == 12, "before_tcp_flags");
+_Static_assert(__builtin_offsetof(struct flow_origin, reserved4) == 13, "reserved4");
 
 /* A flow that had to make room, as it goes through the ring buffer. */
 struct flow_eviction {
@@ -94,7 +105,7 @@ struct flow_eviction {
 	__u32 lane;
 	/* IANA protocol number; 0 where the packet is not IP */
 	__u8 protocol;
-	/* OR of the flags since the last snapshot */
+	/* OR of the flags in this interval */
 	__u8 tcp_flags;
 	/* changes with the identity; odd while it is being replaced */
 	__u16 generation;
@@ -104,17 +115,24 @@ struct flow_eviction {
 	__u64 bytes;
 	/* jiffies of the latest packet, modulo 2^32 */
 	__u32 last_jiffies;
-	/* smallest packet since the last snapshot */
+	/* smallest packet in this interval */
 	__u16 min_bytes;
-	/* largest packet since the last snapshot */
+	/* largest packet in this interval */
 	__u16 max_bytes;
-	/* CLOCK_MONOTONIC of the first packet since the last snapshot */
+	/* CLOCK_MONOTONIC of the first packet in this interval */
 	__u64 first_ns;
+	/* smallest packet in the flow's interval before, else 65535 */
+	__u16 before_min_bytes;
+	/* largest packet in the flow's interval before, else 0 */
+	__u16 before_max_bytes;
+	/* OR of the flags in the flow's interval before, else 0 */
+	__u8 before_tcp_flags;
+	__u8 reserved17[3];
 	/* which slot of the flow cache it left */
 	__u32 slot_index;
-	__u8 reserved15[4];
+	__u8 reserved19[4];
 };
-_Static_assert(sizeof(struct flow_eviction) == 80, "size");
+_Static_assert(sizeof(struct flow_eviction) == 88, "size");
 _Static_assert(__builtin_offsetof(struct flow_eviction, src_addr) == 0, "src_addr");
 _Static_assert(__builtin_offsetof(struct flow_eviction, dst_addr) == 16, "dst_addr");
 _Static_assert(__builtin_offsetof(struct flow_eviction, src_port_be) == 32, "src_port_be");
@@ -129,8 +147,12 @@ _Static_assert(__builtin_offsetof(struct flow_eviction, last_jiffies) == 56, "la
 _Static_assert(__builtin_offsetof(struct flow_eviction, min_bytes) == 60, "min_bytes");
 _Static_assert(__builtin_offsetof(struct flow_eviction, max_bytes) == 62, "max_bytes");
 _Static_assert(__builtin_offsetof(struct flow_eviction, first_ns) == 64, "first_ns");
-_Static_assert(__builtin_offsetof(struct flow_eviction, slot_index) == 72, "slot_index");
-_Static_assert(__builtin_offsetof(struct flow_eviction, reserved15) == 76, "reserved15");
+_Static_assert(__builtin_offsetof(struct flow_eviction, before_min_bytes) == 72, "before_min_bytes");
+_Static_assert(__builtin_offsetof(struct flow_eviction, before_max_bytes) == 74, "before_max_bytes");
+_Static_assert(__builtin_offsetof(struct flow_eviction, before_tcp_flags) == 76, "before_tcp_flags");
+_Static_assert(__builtin_offsetof(struct flow_eviction, reserved17) == 77, "reserved17");
+_Static_assert(__builtin_offsetof(struct flow_eviction, slot_index) == 80, "slot_index");
+_Static_assert(__builtin_offsetof(struct flow_eviction, reserved19) == 84, "reserved19");
 
 /* One packet's headers, as they go through the ring buffer. */
 struct packet_event {
@@ -240,19 +262,19 @@ _Static_assert(__builtin_offsetof(struct interface_entry, egress_point) == 6, "e
 _Static_assert(__builtin_offsetof(struct interface_entry, link_bytes) == 8, "link_bytes");
 _Static_assert(__builtin_offsetof(struct interface_entry, reserved4) == 9, "reserved4");
 
-/* Two clocks read at one moment by the kernel, and when the agent last took a
- * snapshot. */
+/* Two clocks read at one moment by the kernel, and when the agent began an
+ * interval. */
 struct agent_clock {
 	/* jiffies_64 at the reading */
 	__u64 jiffies;
 	/* CLOCK_MONOTONIC at the reading */
 	__u64 monotonic_ns;
-	/* low half of jiffies when the last snapshot began */
-	__u32 snapshot_jiffies;
+	/* low half of the jiffies with which this interval began */
+	__u32 interval_jiffies;
 	__u8 reserved3[4];
 };
 _Static_assert(sizeof(struct agent_clock) == 24, "size");
 _Static_assert(__builtin_offsetof(struct agent_clock, jiffies) == 0, "jiffies");
 _Static_assert(__builtin_offsetof(struct agent_clock, monotonic_ns) == 8, "monotonic_ns");
-_Static_assert(__builtin_offsetof(struct agent_clock, snapshot_jiffies) == 16, "snapshot_jiffies");
+_Static_assert(__builtin_offsetof(struct agent_clock, interval_jiffies) == 16, "interval_jiffies");
 _Static_assert(__builtin_offsetof(struct agent_clock, reserved3) == 20, "reserved3");

@@ -34,6 +34,11 @@
 #define PULL_BYTES    192
 #define LONGEST_BYTES 0xffff
 
+/* An eviction holds a slot, then its origin, as they were. */
+_Static_assert(__builtin_offsetof(struct flow_eviction, slot_index) ==
+		       sizeof(struct flow_slot) + sizeof(struct flow_origin),
+	       "an eviction holds the whole origin");
+
 /* Orders our own stores for the agent's mapping; x86 does not reorder them further. */
 #define barrier() asm volatile("" ::: "memory")
 
@@ -45,7 +50,7 @@ BPF_F_TABLE("array", u32, struct flow_origin, flow_origins, CPUS *SLOTS_PER_CPU,
 BPF_F_TABLE("array", u32, struct hook_totals, totals, CPUS *HOOK_POINTS, BPF_F_MMAPABLE);
 /* Key: ifindex modulo INTERFACE_SLOTS.  The agent writes, before a program is attached. */
 BPF_F_TABLE("array", u32, struct interface_entry, interfaces, INTERFACE_SLOTS, BPF_F_MMAPABLE);
-/* One entry: hook_clock writes the readings, the agent writes snapshot_jiffies. */
+/* One entry: hook_clock writes the readings, the agent writes interval_jiffies. */
 BPF_F_TABLE("array", u32, struct agent_clock, agent_clock, 1, BPF_F_MMAPABLE);
 
 /* The agent polls: waking it for an event costs microseconds of the packet's CPU. */
@@ -127,7 +132,7 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 	struct flow_eviction eviction = {};
 
 	__builtin_memcpy(&eviction, slot, sizeof(*slot));
-	eviction.first_ns = origin->first_ns;
+	__builtin_memcpy(&eviction.first_ns, origin, sizeof(*origin));
 	eviction.slot_index = slot_index;
 	if (evictions.perf_submit(ctx, &eviction, sizeof(eviction)) < 0) {
 		overflow(books, slot);
@@ -141,7 +146,7 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 		return;
 	}
 	__builtin_memcpy(eviction, slot, sizeof(*slot));
-	eviction->first_ns = origin->first_ns;
+	__builtin_memcpy(&eviction->first_ns, origin, sizeof(*origin));
 	eviction->slot_index = slot_index;
 	evictions.ringbuf_submit(eviction, BPF_RB_NO_WAKEUP);
 #endif
@@ -155,12 +160,21 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 	u32 zero = 0;
 	struct agent_clock *clock = agent_clock.lookup(&zero);
 
-	if (clock && (s32)(slot->last_jiffies - clock->snapshot_jiffies) < 0) {
-		/* The first since the agent looked: flags and extremes begin anew. */
+	/*
+	 * An interval begins with a tick that lies ahead when the agent announces it.  So however
+	 * many packets a flow has, one of them is the first, and it is so only once.
+	 */
+	if (clock && (s32)(slot->last_jiffies - clock->interval_jiffies) < 0 &&
+	    (s32)((u32)now - clock->interval_jiffies) >= 0) {
 		struct flow_origin *origin = flow_origins.lookup(&slot_index);
 
-		if (origin)
+		if (origin) {
+			/* Of packets since the snapshot but before the tick, only this tells. */
+			origin->before_min_bytes = slot->min_bytes;
+			origin->before_max_bytes = slot->max_bytes;
+			origin->before_tcp_flags = slot->tcp_flags;
 			origin->first_ns = bpf_ktime_get_ns();
+		}
 		slot->tcp_flags = packet->tcp_flags;
 		slot->min_bytes = packet->min_bytes;
 		slot->max_bytes = packet->max_bytes;
@@ -199,8 +213,12 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 	slot->last_jiffies = now;
 	slot->min_bytes = packet->min_bytes;
 	slot->max_bytes = packet->max_bytes;
-	if (origin)
+	if (origin) {
+		origin->before_min_bytes = LONGEST_BYTES;
+		origin->before_max_bytes = 0;
+		origin->before_tcp_flags = 0;
 		origin->first_ns = bpf_ktime_get_ns();
+	}
 	barrier();
 	*(volatile u16 *)&slot->generation = generation + 2;
 }

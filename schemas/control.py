@@ -17,11 +17,11 @@ INTERFACE_ENTRY = Layout(
 
 AGENT_CLOCK = Layout(
     "agent_clock",
-    "Two clocks read at one moment by the kernel, and when the agent last took a snapshot.",
+    "Two clocks read at one moment by the kernel, and when the agent began an interval.",
     (
         Field("jiffies", U64, "jiffies_64 at the reading"),
         Field("monotonic_ns", U64, "CLOCK_MONOTONIC at the reading"),
-        Field("snapshot_jiffies", U32, "low half of jiffies when the last snapshot began"),
+        Field("interval_jiffies", U32, "low half of the jiffies with which this interval began"),
         pad(4),
     ),
 )

@@ -33,20 +33,26 @@ FLOW_SLOT = Layout(
         Field("dst_port_be", U16, "destination port, 0 where there is none"),
         Field("lane", U32, LANE.doc),
         f.PROTOCOL,
-        f.TCP_FLAGS.of(U8, "OR of the flags since the last snapshot"),
+        f.TCP_FLAGS.of(U8, "OR of the flags in this interval"),
         Field("generation", U16, "changes with the identity; odd while it is being replaced"),
         f.PACKETS.of(U32, "packets since the slot was taken, modulo 2^32"),
         f.BYTES.of(U64, "bytes since the slot was taken"),
         Field("last_jiffies", U32, "jiffies of the latest packet, modulo 2^32"),
-        Field("min_bytes", U16, "smallest packet since the last snapshot"),
-        Field("max_bytes", U16, "largest packet since the last snapshot"),
+        Field("min_bytes", U16, "smallest packet in this interval"),
+        Field("max_bytes", U16, "largest packet in this interval"),
     ),
 )
 
 FLOW_ORIGIN = Layout(
     "flow_origin",
     "What a flow writes once an interval, kept off the hot cache line.",
-    (Field("first_ns", U64, "CLOCK_MONOTONIC of the first packet since the last snapshot"),),
+    (
+        Field("first_ns", U64, "CLOCK_MONOTONIC of the first packet in this interval"),
+        Field("before_min_bytes", U16, "smallest packet in the flow's interval before, else 65535"),
+        Field("before_max_bytes", U16, "largest packet in the flow's interval before, else 0"),
+        Field("before_tcp_flags", U8, "OR of the flags in the flow's interval before, else 0"),
+        pad(3),
+    ),
 )
 
 FLOW_EVICTION = Layout(

@@ -89,8 +89,11 @@ class FlowCache:
         chunk = slice(start, start + _CHUNK)
         live = self._slots[chunk]
         generation = live["generation"].copy()
-        is_changed = (live["packets"] != self._packets[chunk]) | (
-            generation != self._generation[chunk]
+        # Both counters, since a copy may hold one of them from before a packet.
+        is_changed = (
+            (live["packets"] != self._packets[chunk])
+            | (live["bytes"] != self._bytes[chunk])
+            | (generation != self._generation[chunk])
         )
         changed = np.flatnonzero(is_changed)
         if not len(changed):
@@ -144,7 +147,7 @@ class FlowCache:
         return completed
 
     def _remember_replaced(self, index: NDArray[Any]) -> None:
-        index = index[self._packets[index] > 0]
+        index = index[self._bytes[index] > 0]
         if not len(index):
             return
         replaced = np.empty(len(index), _REPLACED)

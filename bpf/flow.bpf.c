@@ -189,6 +189,7 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 	}
 	slot->last_jiffies = now;
 	slot->bytes += packet->bytes;
+	barrier();
 	slot->packets += packet->segments;
 }
 
@@ -240,12 +241,12 @@ static __always_inline bool account(void *ctx, const struct packet *packet, u64 
 
 		if (!slot)
 			return false;
-		if (is_same_flow(slot, &packet->key) && slot->packets) {
+		if (is_same_flow(slot, &packet->key) && slot->bytes) {
 			touch(slot, index, packet, now);
 			return false;
 		}
-		/* An empty slot is older than any flow. */
-		age = slot->packets ? now - slot->last_jiffies + 1 : ~0U;
+		/* An empty slot, known by its bytes since packets wrap, is older than any flow. */
+		age = slot->bytes ? now - slot->last_jiffies + 1 : ~0U;
 		if (!victim || age > victim_age) {
 			victim = slot;
 			victim_age = age;
@@ -254,7 +255,7 @@ static __always_inline bool account(void *ctx, const struct packet *packet, u64 
 	}
 	if (!victim)
 		return false;
-	if (victim->packets)
+	if (victim->bytes)
 		evict(ctx, victim, victim_index, cpu);
 	take(victim, victim_index, packet, now);
 	return true;

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: RUF009  # option() and secret() return dataclass fields
+# option() and secret() return dataclass fields
 """What can be set on an agent, with its default, meaning and limits."""
 
 import os
 import re
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
-from service.broker import MECHANISMS, SECURITY, Broker
+from service.broker import KAFKA, BrokerOptions
 from service.logs import LEVELS
-from service.options import ConfigError, Secret, host_and_port, option, secret
+from service.options import ConfigError, host_and_port, option
 
 HOOKS = ("auto", "xdp", "xdp-generic", "tc")
 TC = ("auto", "tcx", "clsact")
@@ -18,7 +17,6 @@ BUFFERS = ("auto", "ring", "perf")
 
 CAPTURE = "capture"
 KERNEL = "kernel memory"
-KAFKA = "Kafka"
 PROCESS = "process"
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -26,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(BrokerOptions):
     """All options of one agent.
 
     Raises:
@@ -90,38 +88,6 @@ class Config:
         choices=BUFFERS,
     )
 
-    kafka: str = option(
-        "127.0.0.1:9092", "brokers to start from", group=KAFKA, metavar="HOST:PORT[,HOST:PORT]"
-    )
-    kafka_security: str = option(
-        "plaintext",
-        "how to talk to the brokers: " + ", ".join(SECURITY),
-        group=KAFKA,
-        metavar="HOW",
-        choices=SECURITY,
-    )
-    kafka_ca_file: str = option(
-        "",
-        "certificates that sign the brokers' (default: the system's)",
-        group=KAFKA,
-        metavar="PEM",
-    )
-    kafka_certificate_file: str = option(
-        "", "our certificate, where brokers ask for one", group=KAFKA, metavar="PEM"
-    )
-    kafka_key_file: str = option("", "its key, where it is apart", group=KAFKA, metavar="PEM")
-    kafka_sasl: str = option(
-        "PLAIN",
-        "SASL mechanism: " + ", ".join(MECHANISMS),
-        group=KAFKA,
-        metavar="MECHANISM",
-        choices=MECHANISMS,
-    )
-    kafka_user: str = option("", "SASL user", group=KAFKA, metavar="NAME")
-    kafka_password_file: str = option(
-        "", "file that holds the SASL password", group=KAFKA, metavar="FILE"
-    )
-    kafka_password: Secret = secret("SASL password", group=KAFKA)
     backlog_bytes: int = option(
         32 << 20,
         "payloads to hold while the brokers are away; beyond that flows stay in the kernel,"
@@ -162,22 +128,4 @@ class Config:
             raise ConfigError(f"node is {self.node!r}; it must have 1 to 255 bytes")
         if self.metrics_listen:
             host_and_port(self.metrics_listen, "metrics_listen")
-        for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
-            if (path := getattr(self, name)) and not Path(path).is_file():
-                raise ConfigError(f"{name} is {path}, which is no file")
-        if self.kafka_security.startswith("sasl") and not self.kafka_user:
-            raise ConfigError(f"kafka_security {self.kafka_security} needs kafka_user")
-
-    @property
-    def broker(self) -> Broker:
-        return Broker(
-            addresses=self.kafka,
-            security=self.kafka_security,
-            ca_file=self.kafka_ca_file,
-            certificate_file=self.kafka_certificate_file,
-            key_file=self.kafka_key_file,
-            sasl_mechanism=self.kafka_sasl,
-            user=self.kafka_user,
-            password=self.kafka_password,
-            client_id=f"hookline-agent-{self.node}",
-        )
+        self.check_broker()

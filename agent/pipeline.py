@@ -48,7 +48,8 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     with sole_agent(config.name):
         report = await load(plan)
         _log_start(points, report)
-        publisher = Publisher(config.broker, node=config.node, backlog_bytes=config.backlog_bytes)
+        broker = config.broker(f"hookline-agent-{config.node}")
+        publisher = Publisher(broker, node=config.node, backlog_bytes=config.backlog_bytes)
         publisher.start()
         try:
             ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())

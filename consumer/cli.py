@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from consumer.broker import BrokerError
 from consumer.config import Config
-from consumer.logs import configure
 from consumer.migrations import MigrationError
-from consumer.options import ConfigError, add_flags, build
 from consumer.service import StartError, serve
 from consumer.sink import SinkError
+from service.broker import BrokerError
+from service.logs import configure
+from service.options import ConfigError, add_flags, build
 
 DESCRIPTION = "Read Hookline's records from Kafka and store them in ClickHouse."
 EPILOG = """\
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 def _config(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     flags = vars(arguments)
     file = flags.get("config") or environ.get("HOOKLINE_CONFIG")
-    return build(Config, flags=flags, environ=environ, file=Path(file) if file else None)
+    return build(
+        Config, table="consumer", flags=flags, environ=environ, file=Path(file) if file else None
+    )
 
 
 def _version() -> str:

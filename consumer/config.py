@@ -4,34 +4,28 @@
 
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from consumer.broker import Broker
-from consumer.options import ConfigError, Dsn, Secret, option, secret
 from schemas.clickhouse import RETENTION_DAYS
+from service.broker import KAFKA, BrokerOptions
+from service.logs import LEVELS
+from service.options import ConfigError, Dsn, Secret, host_and_port, option, secret
 
-SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
-MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-LEVELS = ("debug", "info", "warning", "error")
+CLIENT_ID = "hookline-consumer"
 
-KAFKA = "Kafka"
 CLICKHOUSE = "ClickHouse"
 BATCHES = "batches"
 PROCESS = "process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(BrokerOptions):
     """All options of one consumer.
 
     Raises:
         ConfigError: a value is out of its limits, or does not go with another.
     """
 
-    kafka: str = option(
-        "127.0.0.1:9092", "brokers to start from", group=KAFKA, metavar="HOST:PORT[,HOST:PORT]"
-    )
     group: str = option("hookline-consumer", "consumer group", group=KAFKA)
     group_instance: str = option(
         "",
@@ -40,35 +34,6 @@ class Config:
         group=KAFKA,
         metavar="NAME",
     )
-    kafka_security: str = option(
-        "plaintext",
-        "how to talk to the brokers: " + ", ".join(SECURITY),
-        group=KAFKA,
-        metavar="HOW",
-        choices=SECURITY,
-    )
-    kafka_ca_file: str = option(
-        "",
-        "certificates that sign the brokers' (default: the system's)",
-        group=KAFKA,
-        metavar="PEM",
-    )
-    kafka_certificate_file: str = option(
-        "", "our certificate, where brokers ask for one", group=KAFKA, metavar="PEM"
-    )
-    kafka_key_file: str = option("", "its key, where it is apart", group=KAFKA, metavar="PEM")
-    kafka_sasl: str = option(
-        "PLAIN",
-        "SASL mechanism: " + ", ".join(MECHANISMS),
-        group=KAFKA,
-        metavar="MECHANISM",
-        choices=MECHANISMS,
-    )
-    kafka_user: str = option("", "SASL user", group=KAFKA, metavar="NAME")
-    kafka_password_file: str = option(
-        "", "file that holds the SASL password", group=KAFKA, metavar="FILE"
-    )
-    kafka_password: Secret = secret("SASL password", group=KAFKA)
 
     clickhouse: Dsn = option(
         Dsn("chdb:///var/lib/hookline/clickhouse"),
@@ -124,36 +89,7 @@ class Config:
         for name in ("serve", "metrics_listen"):
             if address := getattr(self, name):
                 host_and_port(address, name)
-        for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
-            if (path := getattr(self, name)) and not Path(path).is_file():
-                raise ConfigError(f"{name} is {path}, which is no file")
-        if self.kafka_security.startswith("sasl") and not self.kafka_user:
-            raise ConfigError(f"kafka_security {self.kafka_security} needs kafka_user")
-
-    @property
-    def broker(self) -> Broker:
-        return Broker(
-            addresses=self.kafka,
-            security=self.kafka_security,
-            ca_file=self.kafka_ca_file,
-            certificate_file=self.kafka_certificate_file,
-            key_file=self.kafka_key_file,
-            sasl_mechanism=self.kafka_sasl,
-            user=self.kafka_user,
-            password=self.kafka_password,
-        )
-
-
-def host_and_port(address: str, name: str) -> tuple[str, int]:
-    """The parts of HOST:PORT, as the option *name* gives them.
-
-    Raises:
-        ConfigError: it is written otherwise.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 0xFFFF:
-        raise ConfigError(f"{name} is {address!r}; write HOST:PORT, as in 127.0.0.1:8123")
-    return host.strip("[]"), int(port)
+        self.check_broker()
 
 
 def _check_dsn(dsn: Dsn) -> None:

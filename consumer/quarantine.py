@@ -15,8 +15,8 @@ import msgpack
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from consumer.broker import BrokerError, BrokerUnavailable, one_line
 from consumer.record import Record, Rejected
+from service.broker import BrokerError, BrokerUnavailable, one_line
 
 TOPIC = "hookline.dead-letter"
 VERSION = 1

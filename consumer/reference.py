@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.config import Config
-from consumer.options import environment_name, is_secret
+from service.options import environment_name, is_secret
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reference/consumer.md"
 

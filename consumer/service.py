@@ -19,9 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from consumer import quarantine
-from consumer.broker import BrokerUnavailable
-from consumer.config import Config, host_and_port
-from consumer.logs import quiet_kafka_client
+from consumer.config import CLIENT_ID, Config
 from consumer.metrics import Metrics
 from consumer.migrations import migrate
 from consumer.pipeline import Pipeline
@@ -29,6 +27,9 @@ from consumer.quarantine import Quarantine
 from consumer.sink import Sink, SinkError, SinkUnavailable
 from consumer.source import Source, create_topics
 from schemas.catalogue import RECORDS
+from service.broker import BrokerUnavailable
+from service.logs import quiet_kafka_client
+from service.options import host_and_port
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
@@ -133,7 +134,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     if config.metrics_listen:
         metrics.listen(*host_and_port(config.metrics_listen, "metrics_listen"))
     sink = await _open_clickhouse(config, metrics, start, parts)
-    dead_letters = Quarantine(config.broker.connection())
+    dead_letters = Quarantine(config.broker(CLIENT_ID).connection())
     pipeline = Pipeline(
         sink,
         dead_letters,
@@ -193,7 +194,7 @@ def _source(config: Config, pipeline: Pipeline, metrics: Metrics) -> Source:
         await pipeline.release(source)
 
     source = Source(
-        config.broker.connection(),
+        config.broker(CLIENT_ID).connection(),
         group=config.group,
         group_instance=config.group_instance,
         topics=[record.topic for record in RECORDS],
@@ -210,7 +211,7 @@ async def _open_kafka(
     topics = [*(record.topic for record in RECORDS), quarantine.TOPIC]
     quiet_kafka_client(quiet=True)
     steps: list[Callable[[], Coroutine[Any, Any, None]]] = [
-        partial(create_topics, config.broker.connection(), topics),
+        partial(create_topics, config.broker(CLIENT_ID).connection(), topics),
         dead_letters.start,
         source.start,
     ]

@@ -22,8 +22,8 @@ from aiokafka.errors import (
 )
 from aiokafka.errors import for_code as error_for_code
 
-from consumer.broker import BrokerError, BrokerUnavailable, one_line
 from consumer.record import Partition, Record
+from service.broker import BrokerError, BrokerUnavailable, one_line
 
 # Large enough that one fetch feeds one insert, small enough to hold several in memory.
 MAX_PARTITION_FETCH_BYTES = 8 << 20

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How to reach the Kafka brokers, in the words of the Kafka client library."""
+# ruff: noqa: RUF009  # option() and secret() return dataclass fields
+"""How to reach the Kafka brokers: the options, and the words of the Kafka client library."""
 
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from service.options import ConfigError, Secret, option, secret
+
+KAFKA = "Kafka"
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
@@ -57,6 +62,68 @@ class Broker:
         return context
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerOptions:
+    """The options by which a service finds Kafka; its own options inherit them."""
+
+    kafka: str = option(
+        "127.0.0.1:9092", "brokers to start from", group=KAFKA, metavar="HOST:PORT[,HOST:PORT]"
+    )
+    kafka_security: str = option(
+        "plaintext",
+        "how to talk to the brokers: " + ", ".join(SECURITY),
+        group=KAFKA,
+        metavar="HOW",
+        choices=SECURITY,
+    )
+    kafka_ca_file: str = option(
+        "",
+        "certificates that sign the brokers' (default: the system's)",
+        group=KAFKA,
+        metavar="PEM",
+    )
+    kafka_certificate_file: str = option(
+        "", "our certificate, where brokers ask for one", group=KAFKA, metavar="PEM"
+    )
+    kafka_key_file: str = option("", "its key, where it is apart", group=KAFKA, metavar="PEM")
+    kafka_sasl: str = option(
+        "PLAIN",
+        "SASL mechanism: " + ", ".join(MECHANISMS),
+        group=KAFKA,
+        metavar="MECHANISM",
+        choices=MECHANISMS,
+    )
+    kafka_user: str = option("", "SASL user", group=KAFKA, metavar="NAME")
+    kafka_password_file: str = option(
+        "", "file that holds the SASL password", group=KAFKA, metavar="FILE"
+    )
+    kafka_password: Secret = secret("SASL password", group=KAFKA)
+
+    def check_broker(self) -> None:
+        """Raises: ConfigError where the options do not go together."""
+        for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
+            if (path := getattr(self, name)) and not Path(path).is_file():
+                raise ConfigError(f"{name} is {path}, which is no file")
+        if self.kafka_security.startswith("sasl") and not self.kafka_user:
+            raise ConfigError(f"kafka_security {self.kafka_security} needs kafka_user")
+
+    def broker(self, client_id: str) -> Broker:
+        """The brokers, as the client *client_id* reaches them."""
+        return Broker(
+            addresses=self.kafka,
+            security=self.kafka_security,
+            ca_file=self.kafka_ca_file,
+            certificate_file=self.kafka_certificate_file,
+            key_file=self.kafka_key_file,
+            sasl_mechanism=self.kafka_sasl,
+            user=self.kafka_user,
+            password=self.kafka_password,
+            client_id=client_id,
+        )
+
+
 def one_line(error: Exception) -> str:
     """What a Kafka client's error says, or its name where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    text = str(error).strip().partition("\n")[0].removeprefix(f"{type(error).__name__}: ")
+    # The client lists the addresses as it keeps them, which is no help to anybody.
+    return "no broker answers" if text.startswith("Unable to bootstrap") else text or repr(error)

@@ -25,8 +25,14 @@ OURS = {*ALLOWED, "tests", "bench"}
 OWNERS = {
     "bcc": {"agent/kernel.py"},
     "pyroute2": {"agent/netlink.py"},
-    # One for each direction; quarantine writes what could not be read.
-    "aiokafka": {"agent/publisher.py", "consumer/source.py", "consumer/quarantine.py"},
+    # One for each direction; quarantine writes what could not be read, backlog only asks offsets.
+    "aiokafka": {
+        "agent/publisher.py",
+        "consumer/source.py",
+        "consumer/quarantine.py",
+        "hookline/backlog.py",
+    },
+    "chdb": {"consumer/api/engine.py"},
     "clickhouse_connect": {"consumer/sink.py", "hookline/history.py"},
 }
 

@@ -5,13 +5,13 @@ import pytest
 
 from consumer.cli import main
 from consumer.config import Config
-from consumer.options import ConfigError, Dsn, Secret, build
+from service.options import ConfigError, Dsn, Secret, build
 
 
 def a_config(
     file: Path | None = None, environ: dict[str, str] | None = None, **flags: object
 ) -> Config:
-    return build(Config, flags=flags, environ=environ or {}, file=file)
+    return build(Config, table="consumer", flags=flags, environ=environ or {}, file=file)
 
 
 def a_file(directory: Path, text: str) -> Path:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 
-from consumer.logs import EventFormatter
+from service.logs import EventFormatter
 
 
 def line(phrase: str, **fields: object) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from consumer.broker import Broker, one_line
+from service.broker import Broker, one_line
 
-PLAIN = Broker("k-1:9092,k-2:9092", "plaintext", "", "", "", "PLAIN", "", "")
+PLAIN = Broker("k-1:9092,k-2:9092", "plaintext", "", "", "", "PLAIN", "", "", "hookline-consumer")
 
 
 @pytest.fixture(scope="module")

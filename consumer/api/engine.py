@@ -8,6 +8,7 @@ with those that insert.  This is the only module that imports chdb.
 """
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,27 +18,18 @@ from typing import Any
 import chdb
 
 from consumer.api.access import Permit, permit
-from consumer.api.fault import UNKNOWN_FORMAT, Fault, fault_from_engine
-from consumer.api.settings import MIB, chosen_settings
+from consumer.api.fault import (
+    TOO_MANY_SIMULTANEOUS_QUERIES,
+    UNKNOWN_FORMAT,
+    Fault,
+    fault_from_engine,
+)
+from consumer.api.results import Result, can_stream, execute, streamed, whole
+from consumer.api.settings import BOUNDS, MIB, chosen_settings
 from consumer.api.vocabulary import Vocabulary, vocabulary_from
 from schemas.clickhouse import DATABASE
 
-# The engine sends such a result block by block, each a result of its own, which in these formats
-# can be appended to each other.  Other results come in one piece and are bounded in size.
-STREAMED_FORMATS = {
-    "CSV",
-    "JSONCompactEachRow",
-    "JSONEachRow",
-    "JSONL",
-    "JSONLines",
-    "NDJSON",
-    "Native",
-    "RowBinary",
-    "TSV",
-    "TabSeparated",
-    "TabSeparatedRaw",
-    "TSVRaw",
-}
+MAX_LARGE_RESULTS = 2
 _PARSER_SETTINGS = {
     "max_execution_time": "5",
     "max_memory_usage": str(256 * MIB),
@@ -47,20 +39,6 @@ _PARSER_SETTINGS = {
 # The mark of our queries in system.processes, by which they are stopped.
 _MARK = "hookline-api-"
 _PARAMETER_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
-
-
-@dataclass(slots=True)
-class Result:
-    """A result that is being read: its format, its chunks, and what was read for it so far.
-
-    *has_more* tells whether another chunk can follow the first.
-    """
-
-    format: str
-    chunks: Iterator[bytes]
-    has_more: bool
-    read_rows: int = 0
-    read_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +61,7 @@ class Engine:
         self.version = ""
         self.timezone = ""
         self._vocabulary: Vocabulary | None = None
+        self._large_results = threading.BoundedSemaphore(MAX_LARGE_RESULTS)
 
     def open(self) -> None:
         """Open the engine; raises `Fault` when it does not."""
@@ -116,24 +95,45 @@ class Engine:
         requested = {**question.settings, **allowed.statement.settings}
         settings = chosen_settings(requested, self._vocabulary.settings)
         form = _output_format(allowed, question.default_format, self._vocabulary)
-        is_streamed = not question.wants_whole and _can_stream(allowed, form, settings)
+        is_streamed = not question.wants_whole and can_stream(allowed, form, settings)
         if is_streamed:
             settings["max_result_bytes"] = requested.get("max_result_bytes", "0")
         settings["log_comment"] = _MARK + token
         # With read-only 1, system.settings says that a client may send no setting at all.
         settings["readonly"] = "2" if allowed.asks_settings else "1"
-        with self._handle(settings) as handle:
-            run = _streamed if is_streamed else _whole
-            yield run(handle, allowed.statement.sql, form, dict(question.parameters))
+        run = streamed if is_streamed else whole
+        with self._room_for(settings, is_streamed=is_streamed), self._handle(settings) as handle:
+            result = run(handle, allowed.statement.sql, form, dict(question.parameters))
+            try:
+                yield result
+            finally:
+                result.close()
+
+    @contextmanager
+    def _room_for(self, settings: Mapping[str, str], *, is_streamed: bool) -> Iterator[None]:
+        """Hold a place for a large result in one piece: there is memory for few of them."""
+        if is_streamed or float(settings["max_result_bytes"]) <= BOUNDS["max_result_bytes"][0]:
+            yield
+            return
+        if not self._large_results.acquire(blocking=False):
+            raise Fault(
+                TOO_MANY_SIMULTANEOUS_QUERIES,
+                f"{MAX_LARGE_RESULTS} large results are on their way: use a format that streams,"
+                " such as JSONEachRow, or a smaller max_result_bytes",
+            )
+        try:
+            yield
+        finally:
+            self._large_results.release()
 
     @contextmanager
     def _handle(self, settings: Mapping[str, str]) -> Iterator[Any]:
         handle = _opened(self._path)
         try:
-            _execute(handle, f"USE {DATABASE}", "Null")
+            execute(handle, f"USE {DATABASE}", "Null")
             # Read-only comes last: nothing can be set after it.
             ordered = sorted(settings.items(), key=lambda item: item[0] == "readonly")
-            _execute(handle, "SET " + ", ".join(f"{_name(n)} = {_quoted(v)}" for n, v in ordered))
+            execute(handle, "SET " + ", ".join(f"{_name(n)} = {_quoted(v)}" for n, v in ordered))
             yield handle
         finally:
             handle.close()
@@ -149,7 +149,7 @@ class Engine:
     def _kill(self, condition: str) -> None:
         handle = _opened(self._path)
         try:
-            _execute(handle, f"KILL QUERY WHERE Settings['log_comment'] {condition} ASYNC")
+            execute(handle, f"KILL QUERY WHERE Settings['log_comment'] {condition} ASYNC")
         finally:
             handle.close()
 
@@ -167,15 +167,6 @@ def _opened(path: str) -> Any:
         raise fault_from_engine(str(error)) from None
 
 
-def _execute(
-    handle: Any, sql: str, form: str = "TabSeparated", parameters: Mapping[str, str] | None = None
-) -> Any:
-    try:
-        return handle.query(sql, form, params=dict(parameters or {}))
-    except RuntimeError as error:
-        raise fault_from_engine(str(error)) from None
-
-
 class _EngineParser:
     """Read statements with the engine's own parser, through one handle."""
 
@@ -186,14 +177,14 @@ class _EngineParser:
         escaped = "".join(_PARAMETER_ESCAPES.get(char, char) for char in text)
         sql = "SELECT formatQuerySingleLine({statement:String})"
         try:
-            result = _execute(self._handle, sql, "RawBLOB", {"statement": escaped})
+            result = execute(self._handle, sql, "RawBLOB", {"statement": escaped})
         except Fault as fault:
             message = fault.message.partition(": In scope SELECT formatQuerySingleLine(")[0]
             raise Fault((fault.code, fault.name), message) from None
         return str(result.bytes().decode())
 
     def syntax_tree(self, sql: str, parameters: Mapping[str, str]) -> Sequence[str]:
-        result = _execute(self._handle, f"EXPLAIN AST {sql}", "JSONCompactEachRow", parameters)
+        result = execute(self._handle, f"EXPLAIN AST {sql}", "JSONCompactEachRow", parameters)
         return [json.loads(line)[0] for line in result.bytes().splitlines()]
 
 
@@ -204,7 +195,7 @@ class _Lists:
         self._handle = handle
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        result = _execute(self._handle, sql, "JSONEachRow")
+        result = execute(self._handle, sql, "JSONEachRow")
         return [json.loads(line) for line in result.bytes().splitlines()]
 
     def column(self, sql: str) -> list[Any]:
@@ -227,52 +218,6 @@ def _output_format(allowed: Permit, default: str, vocabulary: Vocabulary) -> str
     if asked.lower() not in vocabulary.formats:
         raise Fault(UNKNOWN_FORMAT, f"Unknown format {asked}, or one that is refused here")
     return vocabulary.formats[asked.lower()]
-
-
-def _can_stream(allowed: Permit, form: str, settings: Mapping[str, str]) -> bool:
-    # Totals and extremes get lost on the way when the engine streams.
-    if (
-        not allowed.is_select
-        or form not in STREAMED_FORMATS
-        or settings.get("extremes", "0") != "0"
-    ):
-        return False
-    return not any(token.value.upper() == "TOTALS" for token in allowed.statement.tokens)
-
-
-def _whole(handle: Any, sql: str, form: str, parameters: dict[str, str]) -> Result:
-    answer = _execute(handle, sql, form, parameters)
-    body = answer.bytes() or b""
-    return Result(
-        form,
-        iter([body] if body else []),
-        has_more=False,
-        read_rows=answer.storage_rows_read(),
-        read_bytes=answer.storage_bytes_read(),
-    )
-
-
-def _streamed(handle: Any, sql: str, form: str, parameters: dict[str, str]) -> Result:
-    result = Result(form, iter(()), has_more=True)
-    try:
-        stream = handle.send_query(sql, form, params=parameters)
-    except RuntimeError as error:
-        raise fault_from_engine(str(error)) from None
-    result.chunks = _chunks(stream, result)
-    return result
-
-
-def _chunks(stream: Any, result: Result) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = stream.fetch()
-        except RuntimeError as error:
-            raise fault_from_engine(str(error)) from None
-        if chunk is None:
-            return
-        result.read_rows += chunk.storage_rows_read()
-        result.read_bytes += chunk.storage_bytes_read()
-        yield chunk.bytes()
 
 
 def _name(setting: str) -> str:

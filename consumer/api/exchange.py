@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from consumer.api.compression import chosen_encoding, compressor_for, encoded
-from consumer.api.engine import Engine, Result, new_token
+from consumer.api.engine import Engine, new_token
 from consumer.api.fault import (
     BAD_ARGUMENTS,
     NOT_IMPLEMENTED,
@@ -36,6 +36,7 @@ from consumer.api.reply import (
     result_headers,
 )
 from consumer.api.request import MAX_BODY_BYTES, Request, refuse_strangers, request_from
+from consumer.api.results import Result
 
 # A result up to this size is sent with its length and the whole summary.
 HELD_BACK_BYTES = 1 << 20

@@ -5,8 +5,8 @@ import json
 import secrets
 import string
 
-from consumer.api.engine import Result
 from consumer.api.fault import Fault
+from consumer.api.results import Result
 
 DISPLAY_NAME = "hookline"
 _TAG_LENGTH = 16

@@ -16,8 +16,8 @@ MAX_STATEMENT_BYTES = 1 << 18  # ClickHouse's own default
 # Setting, what holds when it is not given, and the most that can be asked for.
 BOUNDS = {
     "max_execution_time": (60, 600),
-    "max_memory_usage": (2048 * MIB, 4096 * MIB),
-    "max_result_bytes": (256 * MIB, 256 * MIB),
+    "max_memory_usage": (1024 * MIB, 4096 * MIB),
+    "max_result_bytes": (64 * MIB, 256 * MIB),
     "max_query_size": (MIB, MIB),  # the formatted statement, which may be longer
     "max_ast_elements": (50_000, 50_000),
     "max_parser_backtracks": (1_000_000, 1_000_000),

@@ -90,6 +90,34 @@ def test_the_format_is_the_statements_then_the_default(ask: Ask):
     assert ask("SELECT 1 AS a FORMAT Nonsense").code == "73"
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["TSVWithNames", "TSVWithNamesAndTypes", "CSVWithNames", "JSONCompactEachRowWithNamesAndTypes"],
+)
+def test_a_header_stands_once_before_a_long_result_and_before_an_empty_one(ask: Ask, form: str):
+    lines = 2 if "Types" in form else 1
+
+    long = ask("SELECT number AS n, 'x' AS s FROM numbers(500000)", default_format=form).body
+    empty = ask("SELECT number AS n, 'x' AS s FROM numbers(0)", default_format=form).body
+
+    assert long.count(b"\n") == 500_000 + lines
+    assert empty.count(b"\n") == lines
+    assert long.startswith(empty)
+
+
+def test_a_header_may_name_a_column_twice(ask: Ask):
+    sql = "SELECT a.dummy, b.dummy FROM system.one AS a, system.one AS b FORMAT TSVWithNames"
+
+    assert ask(sql).body == b"dummy\tb.dummy\n0\t0\n"
+
+
+def test_totals_and_extremes_are_not_lost(ask: Ask):
+    sql = "SELECT number % 2 AS k, count() FROM numbers(10) GROUP BY k WITH TOTALS ORDER BY k"
+
+    assert ask(sql).body == b"0\t5\n1\t5\n\n0\t10\n"
+    assert ask("SELECT number FROM numbers(3)", extremes=1).body == b"0\n1\n2\n\n0\n2\n"
+
+
 def test_headers_tell_the_query_id_the_format_the_time_zone_and_what_was_read(ask: Ask):
     reply = ask("SELECT sum(bytes) FROM flows", query_id="my-query")
     summary = json.loads(reply.headers["X-ClickHouse-Summary"])

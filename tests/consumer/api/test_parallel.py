@@ -155,6 +155,16 @@ def test_the_size_of_a_result_in_one_piece_is_bounded(ask: Ask):
     assert ask("SELECT * FROM system.numbers", wait_end_of_query=1).code == "396"
 
 
+def test_few_large_results_in_one_piece_are_made_at_once(history: ServedHistory):
+    sql = "SELECT sleep(2), number FROM numbers(10) FORMAT JSON"
+    url = "&max_result_bytes=200000000"
+
+    with ThreadPoolExecutor(4) as threads:
+        replies = list(threads.map(lambda _: fetch(history.port, sql, url), range(4)))
+
+    assert sorted(status for status, _ in replies) == [200, 200, 503, 503]
+
+
 def test_the_memory_of_a_query_is_bounded(ask: Ask):
     reply = ask("SELECT groupArray(number) FROM system.numbers", max_memory_usage=100_000_000)
 

@@ -167,11 +167,15 @@ class FlowCache:
         self._packets[index[is_current]] = 0
         self._bytes[index[is_current]] = 0
         self._subtract_replaced(_key(index, evictions["generation"]), packets, in_bytes)
+        packets, in_bytes = evictions["packets"] - packets, evictions["bytes"] - in_bytes
+        # Most flows are silent when they have to go, and nothing is left to say of them.
+        is_news = (packets > 0) | (in_bytes > 0)
+        completed = self._completed(evictions, evictions, index, is_current)
         return Counted(
-            self._completed(evictions, evictions, index, is_current),
-            evictions["first_ns"],
-            (evictions["packets"] - packets).astype(np.uint64),
-            evictions["bytes"] - in_bytes,
+            chosen(completed, is_news),
+            evictions["first_ns"][is_news],
+            packets[is_news].astype(np.uint64),
+            in_bytes[is_news],
         )
 
     def _subtract_replaced(

@@ -110,7 +110,7 @@ class FlowCache:
         return self._report(slots, index, origins)
 
     def _report(self, slots: Rows, index: NDArray[Any], origins: Rows) -> Counted:
-        is_same = slots["generation"] == self._generation[index]
+        is_same = self._is_reported(slots, index)
         # Counters wrap, and so do these differences: the result is right.
         packets = slots["packets"] - np.where(is_same, self._packets[index], np.uint32(0))
         in_bytes = slots["bytes"] - np.where(is_same, self._bytes[index], np.uint64(0))
@@ -146,6 +146,16 @@ class FlowCache:
         completed["max_bytes"] = np.maximum(slots["max_bytes"], np.where(is_more, most, 0))
         return completed
 
+    def _is_reported(self, rows: Rows, index: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether *rows* are the flows that were reported of these slots last.
+
+        During a long outage a slot may be replaced so often that its generation comes round.
+        Bytes never go down, so that most such flows are told apart, and none of them counts as
+        what is missing to 2^32 packets.
+        """
+        is_same: NDArray[np.bool_] = rows["generation"] == self._generation[index]
+        return is_same & (rows["bytes"] >= self._bytes[index])
+
     def _remember_replaced(self, index: NDArray[Any]) -> None:
         index = index[self._bytes[index] > 0]
         if not len(index):
@@ -160,7 +170,7 @@ class FlowCache:
     def settle(self, evictions: Rows) -> Counted:
         """What evicted flows did that no snapshot has reported."""
         index = evictions["slot_index"].astype(np.int64)
-        is_current = evictions["generation"] == self._generation[index]
+        is_current = self._is_reported(evictions, index)
         packets = np.where(is_current, self._packets[index], np.uint32(0))
         in_bytes = np.where(is_current, self._bytes[index], np.uint64(0))
         # Its counts are settled now; a later snapshot must not take it for unsettled.

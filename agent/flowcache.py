@@ -153,8 +153,10 @@ class FlowCache:
         Bytes never go down, so that most such flows are told apart, and none of them counts as
         what is missing to 2^32 packets.
         """
-        is_same: NDArray[np.bool_] = rows["generation"] == self._generation[index]
-        return is_same & (rows["bytes"] >= self._bytes[index])
+        is_same: NDArray[np.bool_] = (rows["generation"] == self._generation[index]) & (
+            rows["bytes"] >= self._bytes[index]
+        )
+        return is_same
 
     def _remember_replaced(self, index: NDArray[Any]) -> None:
         index = index[self._bytes[index] > 0]

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What bench/kernel.py measures the hooks beside: nothing, parsing alone, the hash maps that other
+ * programs count flows in, and an event for each packet.  All of them parse with our parse.h.
+ *
+ * bcc turns map accesses into calls only in functions it reads, so each hook is written out.
+ * CPUS and FLOWS are compiled in, and so is what the maps hold.
+ */
+#include "parse.h"
+
+#define TC_ACT_UNSPEC (-1)
+
+/* The five-tuple alone, as small as other programs have it. */
+struct tuple {
+	u64 src_addr[2];
+	u64 dst_addr[2];
+	u32 ports_be;
+	u32 protocol;
+};
+
+struct counters {
+	u64 packets;
+	u64 bytes;
+	u64 first_ns;
+	u64 last_ns;
+	u64 tcp_flags;
+	u64 reserved[3];
+};
+
+/* An event of 64 bytes. */
+struct sample {
+	struct flow_key key;
+	u64 bytes;
+};
+
+/* Which source address comes next, of how many; one for each CPU that drives. */
+struct drive {
+	u32 next;
+	u32 flows;
+	u32 first;
+	u32 reserved[13];
+};
+
+BPF_TABLE("lru_percpu_hash", struct tuple, struct counters, lru_flows, FLOWS);
+BPF_F_TABLE("array", u32, struct drive, drives, CPUS, BPF_F_MMAPABLE);
+BPF_PROG_ARRAY(driven, 1);
+BPF_RINGBUF_OUTPUT(events, 4096);
+
+static __always_inline void parse_xdp(struct xdp_md *ctx, struct packet *packet)
+{
+	void *data = (void *)(long)ctx->data;
+	struct cursor cursor = {.pos = data, .end = (void *)(long)ctx->data_end};
+
+	packet->bytes = cursor.end - data;
+	parse_packet(&cursor, packet, sizeof(struct ethernet_header));
+}
+
+static __always_inline void parse_skb(struct __sk_buff *skb, struct packet *packet)
+{
+	struct cursor cursor = {.pos = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
+
+	packet->bytes = skb->len;
+	parse_packet(&cursor, packet, sizeof(struct ethernet_header));
+}
+
+/* Makes the compiler believe that all of it is used. */
+static __always_inline void use(struct packet *packet)
+{
+	opaque(packet->key.src_addr[0]);
+	opaque(packet->key.src_addr[1]);
+	opaque(packet->key.dst_addr[0]);
+	opaque(packet->key.dst_addr[1]);
+	opaque(packet->key.ports_be);
+	opaque(packet->key.lane);
+	opaque(packet->key.protocol);
+	opaque(packet->tcp_flags);
+}
+
+static __always_inline void count(struct packet *packet, u64 now)
+{
+	struct tuple tuple = {
+		.src_addr = {packet->key.src_addr[0], packet->key.src_addr[1]},
+		.dst_addr = {packet->key.dst_addr[0], packet->key.dst_addr[1]},
+		.ports_be = packet->key.ports_be,
+		.protocol = packet->key.protocol,
+	};
+	struct counters *found = lru_flows.lookup(&tuple);
+	struct counters fresh = {.first_ns = now};
+
+	if (!found) {
+		lru_flows.update(&tuple, &fresh);
+		found = lru_flows.lookup(&tuple);
+		if (!found)
+			return;
+	}
+	found->packets++;
+	found->bytes += packet->bytes;
+	found->tcp_flags |= packet->tcp_flags;
+	found->last_ns = now;
+}
+
+int empty_xdp(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+int empty_tc(struct __sk_buff *skb)
+{
+	return TC_ACT_UNSPEC;
+}
+
+int parse_only_xdp(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+
+	parse_xdp(ctx, &packet);
+	use(&packet);
+	return XDP_PASS;
+}
+
+int parse_only_tc(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+
+	parse_skb(skb, &packet);
+	use(&packet);
+	return TC_ACT_UNSPEC;
+}
+
+int lru_xdp(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+
+	parse_xdp(ctx, &packet);
+	count(&packet, bpf_jiffies64());
+	return XDP_PASS;
+}
+
+int lru_tc(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+
+	parse_skb(skb, &packet);
+	count(&packet, bpf_jiffies64());
+	return TC_ACT_UNSPEC;
+}
+
+int lru_clock_tc(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+
+	parse_skb(skb, &packet);
+	count(&packet, bpf_ktime_get_ns());
+	return TC_ACT_UNSPEC;
+}
+
+int event_tc(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct sample *sample;
+
+	parse_skb(skb, &packet);
+	sample = events.ringbuf_reserve(sizeof(*sample));
+	if (!sample)
+		return TC_ACT_UNSPEC;
+	sample->key = packet.key;
+	sample->bytes = packet.bytes;
+	events.ringbuf_submit(sample, BPF_RB_NO_WAKEUP);
+	return TC_ACT_UNSPEC;
+}
+
+/* The next source address goes into an IPv4 frame; returns whether there was room for it. */
+static __always_inline bool drive(void *data, void *end)
+{
+	struct ipv4_header *ip = data + sizeof(struct ethernet_header);
+	u32 cpu = bpf_get_smp_processor_id();
+	struct drive *drive = drives.lookup(&cpu);
+
+	if (!drive || (void *)(ip + 1) > end)
+		return false;
+	ip->src_addr = __builtin_bswap32(drive->first + drive->next);
+	drive->next = drive->next + 1 < drive->flows ? drive->next + 1 : 0;
+	return true;
+}
+
+int drive_xdp(struct xdp_md *ctx)
+{
+	if (drive((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+		driven.call(ctx, 0);
+	return XDP_PASS;
+}
+
+int drive_tc(struct __sk_buff *skb)
+{
+	if (drive((void *)(long)skb->data, (void *)(long)skb->data_end))
+		driven.call(skb, 0);
+	return TC_ACT_UNSPEC;
+}

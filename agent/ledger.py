@@ -33,7 +33,10 @@ _PASSED_ON = (
     "truncated_packets",
 )
 
+OVERFLOW_COUNTERS = ("overflows", "overflow_packets", "overflow_bytes")
+
 Counts = NDArray[np.uint64]  # by hook point
+Lost = tuple[Counts, Counts]  # packets and bytes
 
 
 @dataclass(slots=True)
@@ -41,14 +44,18 @@ class _Overflow:
     """Totals of flows whose detail is lost, by hook point, and how much of them rows report.
 
     The kernel adds all that such a flow counted; what snapshots have reported of it is taken off.
-    Either may be read a moment before the other, so the balance can be negative for an interval.
+    That may come an interval before the kernel's part, which is never less: until then the balance
+    is negative.
     """
 
     due: NDArray[np.int64]
 
-    def take(self, added: Counts, reported: Counts) -> Counts:
+    def add(self, counts: Counts) -> None:
+        self.due += counts.astype(np.int64)
+
+    def take(self, reported: Counts) -> Counts:
         """What rows must report now."""
-        self.due += added.astype(np.int64) - reported.astype(np.int64)
+        self.due -= reported.astype(np.int64)
         taken = np.maximum(self.due, 0)
         self.due -= taken
         return taken.astype(np.uint64)
@@ -85,20 +92,19 @@ class Ledger:
         np.add.at(self._flow_packets, point, packets)
         np.add.at(self._flow_bytes, point, in_bytes)
 
-    def take_overflow(
-        self, totals: Rows, lost_packets: Counts, lost_bytes: Counts
-    ) -> tuple[NDArray[Any], Counts, Counts]:
+    def take_overflow(self, totals: Rows, lost: Lost | None) -> tuple[NDArray[Any], Counts, Counts]:
         """Points, packets and bytes of the rows that stand for flows whose detail is lost.
 
-        *totals* is this interval's reading, which `close` must be given too; *lost_packets* and
-        *lost_bytes* are what snapshots had reported of those flows.
+        *totals* is this interval's reading, which `close` must be given too; its overflow must
+        have been read before the snapshot.  *lost* are the packets and bytes that snapshots had
+        reported of those flows; while that is not known, None, there are no rows.
         """
-        packets = self._overflow_packets.take(
-            self._grown("overflow_packets", totals), lost_packets[: self.count]
-        )
-        in_bytes = self._overflow_bytes.take(
-            self._grown("overflow_bytes", totals), lost_bytes[: self.count]
-        )
+        self._overflow_packets.add(self._grown("overflow_packets", totals))
+        self._overflow_bytes.add(self._grown("overflow_bytes", totals))
+        if lost is None:
+            return np.empty(0, np.intp), np.empty(0, np.uint64), np.empty(0, np.uint64)
+        packets = self._overflow_packets.take(lost[0][: self.count])
+        in_bytes = self._overflow_bytes.take(lost[1][: self.count])
         point = np.flatnonzero((packets > 0) | (in_bytes > 0))
         return point, packets[point], in_bytes[point]
 

@@ -9,16 +9,13 @@ batches.  The order inside matters and is stated where it does.
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import numpy as np
 
 from agent.batch import Batcher
 from agent.clock import Anchor, KernelClock
 from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
 from agent.interfaces import LinkCounters
-from agent.ledger import Ledger
+from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
 from agent.perf import PerfBuffer
 from agent.plan import Plan
@@ -76,21 +73,26 @@ class Observer:
     def close_interval(self, links: Mapping[str, LinkCounters]) -> Iterator[Batch]:
         """Everything that happened since the last call; *links* is for the ledger."""
         anchor = self._clock.anchor()
+        # 0. What overflowed, before the flows: a snapshot after it misses those flows, and thereby
+        # tells what was reported of them.  What overflows later would be reported twice.
+        overflowed = self._totals.copy()
         # 1. The flows.  What arrives from here on belongs to the next interval.
         counted = self._cache.snapshot()
         self._clock.begin_interval()
         # 2. The totals, after the flows, so that they hold all that the flows hold.
         totals = self._totals.copy()
+        for name in OVERFLOW_COUNTERS:
+            totals[name] = overflowed[name]
         # 3. The evictions that had happened by then, and with them what never came.
-        lost_packets, lost_bytes = self._settle_evictions()
+        lost = self._settle_evictions()
         self._events.append(self._packets.drain())
         self._counted.append(counted)
         yield from self._take_batches(anchor)
-        yield from self._overflow_batches(totals, lost_packets, lost_bytes, anchor)
+        yield from self._overflow_batches(totals, lost, anchor)
         self._warn_of_missing(links)
         yield from self._batch("ledger", self._ledger.close(totals, links, anchor.wall_ns), anchor)
 
-    def _settle_evictions(self) -> tuple[Any, Any]:
+    def _settle_evictions(self) -> Lost | None:
         position = self._evictions.position()
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
@@ -99,8 +101,7 @@ class Observer:
                 return self._cache.take_lost(self._ledger.count)
             if time.monotonic() > deadline:
                 # Not lost, only late: the next interval knows.
-                none = np.zeros(self._ledger.count, np.uint64)
-                return none, none
+                return None
 
     def _take_batches(self, anchor: Anchor) -> Iterator[Batch]:
         counted, self._counted = self._counted, []
@@ -113,11 +114,9 @@ class Observer:
         if len(events):
             yield from self._batch("packet", packet_columns(events, self._points, anchor), anchor)
 
-    def _overflow_batches(
-        self, totals: Rows, lost_packets: Any, lost_bytes: Any, anchor: Anchor
-    ) -> Iterator[Batch]:
+    def _overflow_batches(self, totals: Rows, lost: Lost | None, anchor: Anchor) -> Iterator[Batch]:
         start_ns = self._ledger.started_ns
-        point, packets, in_bytes = self._ledger.take_overflow(totals, lost_packets, lost_bytes)
+        point, packets, in_bytes = self._ledger.take_overflow(totals, lost)
         if not len(point):
             return
         self._ledger.book_rows(point, packets, in_bytes)

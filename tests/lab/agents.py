@@ -75,7 +75,7 @@ class Agent:
 
     def _read(self) -> None:
         for line in self._process.stderr:
-            self.lines.append(line)  # noqa: PERF402 - one by one, as they come
+            self.lines.append(line)
 
 
 @contextmanager

@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent import libbpf
-from tests.lab.links import HERE, End
+from tests.lab.links import HERE, End, unique_name
 
 _BPF_PROG_LOAD = 5
 _SYS_BPF = 321  # x86_64
@@ -93,21 +94,13 @@ def _tcx_program(end: End, direction: str) -> Iterator[None]:
 @contextmanager
 def _clsact_program(end: End, direction: str) -> Iterator[None]:
     with program(_SCHED_CLS, _TC_ACT_OK) as fd:
-        pinned = libbpf_pin(fd)
+        pinned = Path(f"/sys/fs/bpf/{unique_name()}")
+        libbpf.pin(fd, pinned)
         try:
             HERE.run(
                 *("tc", "filter", "add", "dev", end.name, direction, "prio", "1", "handle", "1"),
-                *("bpf", "da", "object-pinned", pinned),
+                *("bpf", "da", "object-pinned", str(pinned)),
             )
         finally:
-            os.unlink(pinned)
+            pinned.unlink()
         yield
-
-
-def libbpf_pin(fd: int) -> str:
-    """Pin a program under a name of this process, which the caller unlinks."""
-    from pathlib import Path
-
-    path = Path(f"/sys/fs/bpf/hlt{os.getpid()}-{fd}")
-    libbpf.pin(fd, path)
-    return str(path)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A flow cache as the kernel keeps it, in plain Python, which also remembers the truth."""
+
+from collections import Counter
+
+import numpy as np
+
+from schemas.dtype import dtype_from_layout
+from schemas.flow import FLOW_EVICTION, FLOW_ORIGIN, FLOW_SLOT, LANE
+from schemas.ledger import HOOK_TOTALS
+
+POINTS = 3
+
+
+class KernelModel:
+    """One set of *ways* slots, an event buffer of *room* evictions, and overflow totals."""
+
+    def __init__(self, *, ways: int = 2, room: int = 1 << 30) -> None:
+        self.slots = np.zeros(ways, dtype_from_layout(FLOW_SLOT))
+        self.origins = np.zeros(ways, dtype_from_layout(FLOW_ORIGIN))
+        self.totals = np.zeros((1, POINTS), dtype_from_layout(HOOK_TOTALS))
+        self.room = room
+        self.written = self.read = 0
+        self.truth: Counter[str] = Counter()
+        self._pending: list[np.ndarray] = []
+        self._tick = 0
+
+    def packet(self, flow: int, in_bytes: int = 100, flags: int = 0) -> None:
+        """Count one packet of *flow*, at the hook point that flow belongs to."""
+        self._tick += 1
+        point = 1 + flow % (POINTS - 1)
+        self.truth["packets"] += 1
+        self.truth["bytes"] += in_bytes
+        self.totals["seen_packets"][0, point] += 1
+        self.totals["seen_bytes"][0, point] += in_bytes
+        way = self._way_of(flow)
+        if way is None:
+            way = int(np.argmin(np.where(self.slots["bytes"] > 0, self.slots["last_jiffies"], 0)))
+            self._take(way, flow, point)
+        slot = self.slots[way]
+        slot["packets"] = (int(slot["packets"]) + 1) % (1 << 32)
+        slot["bytes"] += np.uint64(in_bytes)
+        slot["tcp_flags"] |= flags
+        slot["last_jiffies"] = self._tick
+
+    def drain(self) -> np.ndarray:
+        evictions = np.array(self._pending, dtype_from_layout(FLOW_EVICTION))
+        self.read += len(self._pending)
+        self._pending = []
+        return evictions
+
+    def position(self) -> tuple[int, ...]:
+        return (self.written,)
+
+    def has_passed(self, position: tuple[int, ...]) -> bool:
+        return (self.read,) >= position
+
+    def _way_of(self, flow: int) -> int | None:
+        for way, slot in enumerate(self.slots):
+            if slot["bytes"] and slot["src_port_be"] == flow:
+                return way
+        return None
+
+    def _take(self, way: int, flow: int, point: int) -> None:
+        slot = self.slots[way]
+        if slot["bytes"]:
+            self._evict(way)
+        generation = np.uint16((int(slot["generation"]) + 2) % (1 << 16))
+        slot["src_port_be"], slot["lane"] = flow, point << LANE.shift("point")
+        slot["packets"] = slot["bytes"] = slot["tcp_flags"] = 0
+        slot["generation"] = generation
+        self.origins[way]["first_ns"] = self._tick
+
+    def _evict(self, way: int) -> None:
+        slot = self.slots[way]
+        point = int(slot["lane"]) >> LANE.shift("point") & LANE.mask("point")
+        if len(self._pending) >= self.room:
+            self.totals["overflows"][0, point] += 1
+            self.totals["overflow_packets"][0, point] += slot["packets"]
+            self.totals["overflow_bytes"][0, point] += slot["bytes"]
+            return
+        eviction = np.zeros(1, dtype_from_layout(FLOW_EVICTION))
+        for name in FLOW_SLOT.fields:
+            eviction[name.name] = slot[name.name]
+        eviction["first_ns"] = self.origins[way]["first_ns"]
+        eviction["slot_index"] = way
+        self._pending.append(eviction[0])
+        self.written += 1

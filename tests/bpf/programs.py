@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel programs, loaded by the real loader and attached nowhere: packets are fed to them.
+
+The kernel's test run presents every packet as one that came in at the loopback interface, on the
+CPU that asked.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from agent import libbpf
+from agent.maps import SharedMaps
+from agent.perf import PerfBuffer
+from agent.plan import INTERFACE_SLOTS, Plan, pins_of
+from agent.programs import load
+from agent.ring import RingBuffer
+from schemas.control import INTERFACE_ENTRY
+from schemas.dtype import dtype_from_layout
+from schemas.flow import FLOW_EVICTION
+from schemas.packet import PACKET_EVENT
+
+LOOPBACK = 1
+POINT = 1
+_POSSIBLE_CPUS = os.cpu_count()
+
+
+@dataclass(slots=True)
+class Programs:
+    """Loaded programs, their maps, and what this process may do with both."""
+
+    plan: Plan
+    maps: SharedMaps
+    evictions: RingBuffer | PerfBuffer
+    packets: RingBuffer | PerfBuffer
+    fds: dict[str, int] = field(default_factory=dict)
+
+    def run(self, frame: bytes, *, hook: str = "hook_ingress", repeat: int = 1) -> int:
+        """Feed *frame* to a program; returns its verdict."""
+        verdict, _ = libbpf.run_program(self._fd(hook), frame, repeat=repeat)
+        return verdict
+
+    def know_loopback(self, *, link_bytes: int) -> None:
+        """Tell the programs of the interface that test runs come in at."""
+        entry = np.zeros(1, dtype_from_layout(INTERFACE_ENTRY))
+        entry["ifindex"], entry["ingress_point"], entry["egress_point"] = LOOPBACK, POINT, POINT + 1
+        entry["link_bytes"] = link_bytes
+        with libbpf.opened(self.plan.pins.map("interfaces")) as fd:
+            libbpf.update_element(fd, LOOPBACK & (INTERFACE_SLOTS - 1), entry.tobytes())
+
+    def total(self, name: str, point: int = POINT) -> int:
+        """One counter of one hook point, all CPUs together."""
+        return int(self.maps.totals[name][:, point].sum())
+
+    def live_slots(self) -> np.ndarray:
+        """A copy of every slot that holds a flow."""
+        slots = self.maps.slots[:]
+        return slots[slots["packets"] > 0]
+
+    def _fd(self, hook: str) -> int:
+        if hook not in self.fds:
+            self.fds[hook] = libbpf.open_pinned(self.plan.pins.program(hook))
+        return self.fds[hook]
+
+
+@contextmanager
+def loaded(
+    *,
+    slots_per_cpu: int = 1 << 14,
+    ring_bytes: int = 1 << 20,
+    sample_one_in: int = 0,
+    sample_first: bool = False,
+    buffer: str = "ring",
+) -> Iterator[Programs]:
+    """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
+    pins = pins_of(f"hlt{os.getpid()}-{secrets.token_hex(3)}")
+    plan = Plan(
+        pin_path=str(pins.root),
+        targets=(),
+        hook="auto",
+        tc="auto",
+        buffer=buffer,
+        cpus=_POSSIBLE_CPUS,
+        slots_per_cpu=slots_per_cpu,
+        hook_points=4,
+        ring_bytes=ring_bytes,
+        sample_one_in=sample_one_in,
+        sample_first=sample_first,
+    )
+    cpus = os.sched_getaffinity(0)
+    asyncio.run(load(plan))
+    try:
+        os.sched_setaffinity(0, {min(cpus)})
+        kind = RingBuffer if buffer == "ring" else PerfBuffer
+        programs = Programs(
+            plan,
+            SharedMaps(plan),
+            kind(pins.map("evictions"), ring_bytes, dtype_from_layout(FLOW_EVICTION)),
+            kind(pins.map("packets"), ring_bytes, dtype_from_layout(PACKET_EVENT)),
+        )
+        programs.know_loopback(link_bytes=14)
+        yield programs
+        for fd in programs.fds.values():
+            os.close(fd)
+    finally:
+        os.sched_setaffinity(0, cpus)
+        pins.remove()

@@ -4,33 +4,20 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, ip_network
-from typing import TypeVar
+from ipaddress import IPv6Address
 
-from hookline import history, output
+from hookline import history, output, words
+from hookline.arguments import (
+    like_pattern,
+    limit_in,
+    ports_in,
+    protocol_number,
+    range_of,
+    seconds_in,
+)
 
-Parsed = TypeVar("Parsed")
-
-PROTOCOLS = {
-    "icmp": 1,
-    "igmp": 2,
-    "ipip": 4,
-    "tcp": 6,
-    "udp": 17,
-    "gre": 47,
-    "esp": 50,
-    "icmpv6": 58,
-    "ospf": 89,
-    "sctp": 132,
-}
-PROTOCOLS_WITH_PORTS = {6, 17, 132}
-ETHERTYPES = {0x0806: "arp", 0x8863: "pppoe", 0x8864: "pppoe", 0x88CC: "lldp", 0x0004: "802.2"}
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-TCP_FLAGS = "FSRPAUEC"
-_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
-_UNSPECIFIED = IPv6Address("::")
 _NUMBER_COLUMNS = (3, 4, 5, 6)
 _ADDRESS_COLUMNS = (0, 1)
 _PLACEHOLDER = re.compile(r"\{(\w+):(\w+)\}")
@@ -82,26 +69,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which flows")
     which.add_argument(
         "--since",
-        type=_checked(seconds_in),
+        type=seconds_in,
         default="5m",
         metavar="TIME",
         help="how far back, as 30s, 5m, 2h, 7d (default: %(default)s)",
     )
+    which.add_argument("--from", dest="source", type=range_of, metavar="ADDR|CIDR", help="source")
     which.add_argument(
-        "--from", dest="source", type=_checked(range_of), metavar="ADDR|CIDR", help="source"
-    )
-    which.add_argument(
-        "--to", dest="destination", type=_checked(range_of), metavar="ADDR|CIDR", help="destination"
+        "--to", dest="destination", type=range_of, metavar="ADDR|CIDR", help="destination"
     )
     which.add_argument(
         "--port",
-        type=_checked(ports_in),
+        type=ports_in,
         metavar="N|A-B",
         help="source or destination port",
     )
     which.add_argument(
         "--protocol",
-        type=_checked(protocol_number),
+        type=protocol_number,
         metavar="NAME|N",
         help="tcp, udp, icmp, icmpv6, sctp, ... or its IANA number",
     )
@@ -109,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--node", metavar="NAME", help="as the agent calls itself")
     which.add_argument(
         "--limit",
-        type=_checked(limit_in),
+        type=limit_in,
         default=20,
         metavar="N",
         help="how many, the biggest first (default: %(default)s)",
@@ -191,115 +176,17 @@ def print_flows(flows: Sequence[dict[str, str]]) -> None:
 
 def _row(flow: dict[str, str]) -> list[str]:
     protocol, seconds, n_bytes = int(flow["protocol"]), float(flow["seconds"]), int(flow["bytes"])
-    source, destination = IPv6Address(flow["src_addr"]), IPv6Address(flow["dst_addr"])
-    is_total = source == destination == _UNSPECIFIED
     return [
-        "-" if is_total else endpoint(source, int(flow["src_port"]), protocol),
-        "-" if is_total else endpoint(destination, int(flow["dst_port"]), protocol),
-        protocol_name(protocol, int(flow["ethertype"])),
-        output.with_unit(int(flow["packets"]), ""),
-        output.with_unit(n_bytes, ""),
-        output.with_unit(n_bytes * 8 / seconds, "") if seconds > 0 else "-",
-        duration(seconds),
-        flag_letters(int(flow["tcp_flags"])) or "-",
+        *words.endpoints(
+            (IPv6Address(flow["src_addr"]), int(flow["src_port"])),
+            (IPv6Address(flow["dst_addr"]), int(flow["dst_port"])),
+            protocol,
+        ),
+        words.protocol_name(protocol, int(flow["ethertype"])),
+        words.with_unit(int(flow["packets"]), ""),
+        words.with_unit(n_bytes, ""),
+        words.with_unit(n_bytes * 8 / seconds, "") if seconds > 0 else "-",
+        words.duration(seconds),
+        words.flag_letters(int(flow["tcp_flags"])) or "-",
         f"{flow['interface']} {flow['direction']}",
     ]
-
-
-def endpoint(address: IPv6Address, port: int, protocol: int) -> str:
-    """`10.0.0.1:443`, `[2001:db8::1]:443`, or the address alone where ports mean nothing."""
-    mapped = address.ipv4_mapped
-    if protocol not in PROTOCOLS_WITH_PORTS:
-        return str(mapped or address)
-    return f"{mapped}:{port}" if mapped else f"[{address}]:{port}"
-
-
-def protocol_name(protocol: int, ethertype: int) -> str:
-    """The protocol's name or number; of what is not IP, the ethertype's."""
-    if protocol or ethertype in {0x0800, 0x86DD}:
-        return _PROTOCOL_NAMES.get(protocol, str(protocol))
-    return ETHERTYPES.get(ethertype, f"0x{ethertype:04x}") if ethertype else "other"
-
-
-def flag_letters(tcp_flags: int) -> str:
-    """The letters of the flags that were seen, as tcpdump's but with A for ACK."""
-    return "".join(letter for bit, letter in enumerate(TCP_FLAGS) if tcp_flags >> bit & 1)
-
-
-def duration(seconds: float) -> str:
-    """`5 ms`, `12.3 s`, `4m05s`, `2h03m`, `3d04h`."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02}s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours}h{minutes:02}m"
-    return f"{hours // 24}d{hours % 24:02}h"
-
-
-def seconds_in(text: str) -> int:
-    """The seconds in `30s`, `5m`, `2h`, `7d`; raises `ValueError`."""
-    found = re.fullmatch(r"(\d{1,9})([smhdw])", text, re.ASCII)
-    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
-    if not 0 < seconds < 1 << 32:
-        raise ValueError(f"{text!r} is no time: write 30s, 5m, 2h or 7d")
-    return seconds
-
-
-def range_of(text: str) -> tuple[str, str]:
-    """The first and the last address of an address or CIDR, mapped; raises `ValueError`."""
-    try:
-        network = ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is no address: write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32"
-        ) from None
-    mark = "::ffff:" if isinstance(network, IPv4Network) else ""
-    return f"{mark}{network[0]}", f"{mark}{network[-1]}"
-
-
-def ports_in(text: str) -> tuple[int, int]:
-    """The first and the last port of `443` or `8000-8100`; raises `ValueError`."""
-    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text, re.ASCII)
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-    if not first <= last <= 65535:
-        raise ValueError(f"{text!r} is no port: write 443 or 8000-8100, up to 65535")
-    return first, last
-
-
-def protocol_number(text: str) -> int:
-    """The IANA number of a protocol; raises `ValueError`."""
-    if text.lower() in PROTOCOLS:
-        return PROTOCOLS[text.lower()]
-    if re.fullmatch(r"\d{1,3}", text, re.ASCII) and int(text) <= 255:
-        return int(text)
-    raise ValueError(f"{text!r} is no protocol: write {', '.join(PROTOCOLS)} or a number to 255")
-
-
-def limit_in(text: str) -> int:
-    """How many rows; raises `ValueError`."""
-    if re.fullmatch(r"\d{1,6}", text, re.ASCII) and int(text) > 0:
-        return int(text)
-    raise ValueError(f"{text!r} is no number of flows: write 1 to 999999")
-
-
-def like_pattern(glob: str) -> str:
-    """The LIKE pattern of a glob, whose * and ? are the only special characters."""
-    escaped = re.sub(r"([\\%_])", r"\\\1", glob)
-    return escaped.replace("*", "%").replace("?", "_")
-
-
-def _checked(parse: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
-    """The same for argparse, which keeps only its own exception's text."""
-
-    def parsed(text: str) -> Parsed:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parsed

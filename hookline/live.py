@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live as Screen
 from rich.table import Table
 
-from hookline.words import bits_per_second, endpoint, protocol_name
+from hookline.words import endpoints, protocol_name, with_unit
 
 WINDOW_SECONDS = 10
 _REFRESH_SECONDS = 1.0
@@ -104,10 +104,9 @@ def _cells(row: Row) -> list[str]:
     src_addr, src_port, dst_addr, dst_port, protocol, ethertype, interface, direction = row[:8]
     packets, in_bytes = row[8:]
     return [
-        endpoint(IPv6Address(src_addr), src_port),
-        endpoint(IPv6Address(dst_addr), dst_port),
+        *endpoints((IPv6Address(src_addr), src_port), (IPv6Address(dst_addr), dst_port), protocol),
         protocol_name(protocol, ethertype),
         f"{interface} {direction}",
-        str(packets),
-        bits_per_second(in_bytes, WINDOW_SECONDS),
+        with_unit(packets, ""),
+        with_unit(in_bytes * 8 / WINDOW_SECONDS, "bit/s"),
     ]

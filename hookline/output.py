@@ -15,7 +15,6 @@ CLICKHOUSE_FORMATS = {"json": "JSONEachRow", "csv": "CSVWithNames", "arrow": "Ar
 FORMATS = ("table", *CLICKHOUSE_FORMATS)
 _UNBROKEN_COLUMNS = 21  # an IPv4 address and a port
 _WIDER_THAN_ANY_ROW = 1 << 20
-_UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 
 class OutputError(Exception):
@@ -81,16 +80,3 @@ def _spelled_out(char: str) -> str:
     if "\udc80" <= char <= "\udcff":  # a byte that is not text, as Python carries it
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode()
-
-
-def with_unit(number: float, unit: str) -> str:
-    """Three or four digits and a decimal prefix: 1234567, "B" is `1.23 MB`."""
-    power = 0
-    # What would be rounded to 1000 belongs to the next prefix.
-    while number >= 999.5 and power < len(_UNITS) - 1:
-        number /= 1000
-        power += 1
-    if power == 0:
-        return f"{number:.0f} {unit}".rstrip()
-    digits = max(0, 2 - len(f"{number:.0f}") + 1)
-    return f"{number:.{digits}f} {_UNITS[power]}{unit}"

@@ -62,7 +62,13 @@ def _answer(sql: str, args: argparse.Namespace) -> None:
 
 def _print(result: history.Rows) -> None:
     numbers = [index for index, kind in enumerate(result.types) if _NUMBER.match(kind)]
-    output.print_table(result.names, result.rows[:MAX_TABLE_ROWS], right=numbers)
+    addresses = [index for index, kind in enumerate(result.types) if kind == "IPv6"]
+    rows = result.rows[:MAX_TABLE_ROWS]
+    for row in rows:
+        for index in addresses:
+            # A table is for people; --format csv and json keep the mapping.
+            row[index] = row[index].removeprefix("::ffff:")
+    output.print_table(result.names, rows, right=numbers)
     if len(result.rows) > MAX_TABLE_ROWS:
         print(
             f"hookline query: only the first {MAX_TABLE_ROWS} rows are shown;"

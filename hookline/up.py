@@ -23,6 +23,7 @@ from pathlib import Path
 from agent.detach import detach
 from agent.interfaces import InterfaceError, list_interfaces, select
 from agent.plan import pins_of
+from hookline.arguments import seconds_in
 from hookline.backlog import until_stored
 from hookline.child import Child, ChildError
 from hookline.jvm import JavaError
@@ -34,7 +35,6 @@ KAFKA_PORT = 9092
 HTTP_PORT = 8123
 _STOP_SECONDS = 15.0
 _STORE_SECONDS = 30.0
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class UpError(Exception):
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="seconds",
-        type=duration,
+        type=seconds_in,
         metavar="TIME",
         help="stop after this time, for example 30s, 5m, 1h (default: run until Ctrl-C)",
     )
@@ -104,19 +104,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help=f"where Kafka listens, on 127.0.0.1 (default: {KAFKA_PORT}, or a free one)",
     )
-
-
-def duration(text: str) -> float:
-    """Seconds in a text such as 30s, 5m, 1h or 2d."""
-    number = text.rstrip("smhd")
-    unit = text[len(number) :]
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 30s, 5m, 1h or 2d") from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not more than nothing")
-    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,67 +4,91 @@
 from ipaddress import IPv6Address
 
 # IANA protocol numbers and IEEE ethertypes that people know by name.
-_PROTOCOLS = {
-    1: "icmp",
-    2: "igmp",
-    4: "ipip",
-    6: "tcp",
-    17: "udp",
-    41: "6in4",
-    47: "gre",
-    50: "esp",
-    51: "ah",
-    58: "icmp6",
-    89: "ospf",
-    103: "pim",
-    112: "vrrp",
-    132: "sctp",
-    136: "udplite",
+PROTOCOLS = {
+    "icmp": 1,
+    "igmp": 2,
+    "ipip": 4,
+    "tcp": 6,
+    "udp": 17,
+    "6in4": 41,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "icmpv6": 58,
+    "ospf": 89,
+    "vrrp": 112,
+    "sctp": 132,
+    "udplite": 136,
 }
+_PROTOCOLS_WITH_PORTS = {6, 17, 132, 136}
 _ETHERTYPES = {
-    0: "not told apart",
     0x0004: "802.2",
-    0x0800: "ipv4",
     0x0806: "arp",
-    0x86DD: "ipv6",
     0x8847: "mpls",
+    0x8863: "pppoe",
+    0x8864: "pppoe",
     0x888E: "eapol",
     0x88CC: "lldp",
     0x88F7: "ptp",
 }
-_STEPS = ("", "k", "M", "G", "T", "P")
+_TCP_FLAGS = "FSRPAUEC"
+_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_UNSPECIFIED = IPv6Address("::")
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
-def address(addr: IPv6Address) -> str:
-    """An address as it was on the wire: IPv4 without its mapping."""
-    return str(addr.ipv4_mapped or addr)
+def endpoint(address: IPv6Address, port: int, protocol: int) -> str:
+    """`10.0.0.1:443`, `[2001:db8::1]:443`, or the address alone where ports mean nothing."""
+    mapped = address.ipv4_mapped
+    if protocol not in _PROTOCOLS_WITH_PORTS:
+        return str(mapped or address)
+    return f"{mapped}:{port}" if mapped else f"[{address}]:{port}"
 
 
-def endpoint(addr: IPv6Address, port: int) -> str:
-    """Address and port, `-` for packets that have no addresses."""
-    if not int(addr) and not port:
-        return "-"
-    if not port:
-        return address(addr)
-    return f"{addr.ipv4_mapped}:{port}" if addr.ipv4_mapped else f"[{addr}]:{port}"
+def endpoints(
+    src: tuple[IPv6Address, int], dst: tuple[IPv6Address, int], protocol: int
+) -> tuple[str, str]:
+    """Both ends of a flow, `-` for totals that have none."""
+    if src[0] == dst[0] == _UNSPECIFIED:
+        return "-", "-"
+    return endpoint(*src, protocol), endpoint(*dst, protocol)
 
 
 def protocol_name(protocol: int, ethertype: int) -> str:
-    """`tcp`, `icmp6`, `arp`, or the number where there is no well-known name."""
-    if protocol:
-        return _PROTOCOLS.get(protocol, f"protocol {protocol}")
-    return _ETHERTYPES.get(ethertype, f"ethertype {ethertype:#06x}")
+    """The protocol's name or number; of what is not IP, the ethertype's."""
+    if protocol or ethertype in {0x0800, 0x86DD}:
+        return _PROTOCOL_NAMES.get(protocol, str(protocol))
+    return _ETHERTYPES.get(ethertype, f"0x{ethertype:04x}") if ethertype else "other"
 
 
-def bits_per_second(in_bytes: int, seconds: float) -> str:
-    return amount(in_bytes * 8 / seconds if seconds else 0.0, "bit/s")
+def flag_letters(tcp_flags: int) -> str:
+    """The letters of the flags that were seen, as tcpdump's but with A for ACK."""
+    return "".join(letter for bit, letter in enumerate(_TCP_FLAGS) if tcp_flags >> bit & 1)
 
 
-def amount(value: float, unit: str) -> str:
-    """Three digits and a decimal prefix, such as `1.25 Mbit/s`."""
-    for step in _STEPS:
-        if value < 999.5 or step == _STEPS[-1]:
-            digits = f"{value:.3g}" if step else f"{value:.0f}"
-            return f"{digits} {step}{unit}"
-        value /= 1000
-    raise AssertionError  # the last step returns
+def duration(seconds: float) -> str:
+    """`5 ms`, `12.3 s`, `4m05s`, `2h03m`, `3d04h`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minutes:02}m"
+    return f"{hours // 24}d{hours % 24:02}h"
+
+
+def with_unit(number: float, unit: str) -> str:
+    """Three or four digits and a decimal prefix: 1234567, "B" is `1.23 MB`."""
+    power = 0
+    # What would be rounded to 1000 belongs to the next prefix.
+    while number >= 999.5 and power < len(_PREFIXES) - 1:
+        number /= 1000
+        power += 1
+    if power == 0:
+        return f"{number:.0f} {unit}".rstrip()
+    digits = max(0, 2 - len(f"{number:.0f}") + 1)
+    return f"{number:.{digits}f} {_PREFIXES[power]}{unit}"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from hookline.arguments import seconds_in
 from hookline.demo.findings import FINDINGS
 from hookline.demo.hosts import LAPTOP, STORE, SWITCH, WEB, HostError, hosts, inside
-from hookline.up import duration
 
 _DEFAULT_SECONDS = 60.0
 _START_SECONDS = 60.0
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="seconds",
-        type=duration,
+        type=seconds_in,
         default=_DEFAULT_SECONDS,
         metavar="TIME",
         help="how long to watch, for example 30s (default: 1m)",

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from schemas.wire import Batch, Column, Names
 
-# A record of this many flows is below 1 MB before compression, which is what an Apache Kafka
-# broker accepts by default (message.max.bytes).
 MAX_ROWS = 8192
+# An Apache Kafka broker accepts 1 MiB by default (message.max.bytes), after compression, on which
+# headers of packets that somebody else chose may gain nothing.
+_MAX_BYTES = 900_000
 
 
 @dataclass(slots=True)
@@ -24,10 +25,11 @@ class Batcher:
     def batches(
         self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]
     ) -> Iterator[Batch]:
-        """The rows of *columns* in batches of at most MAX_ROWS."""
+        """The rows of *columns* in batches that any broker takes, of at most MAX_ROWS."""
         rows = _rows(columns["time"])
-        for start in range(0, rows, MAX_ROWS):
-            stop = min(start + MAX_ROWS, rows)
+        most = min(MAX_ROWS, _MAX_BYTES // sum(map(_value_bytes, columns.values())))
+        for start in range(0, rows, most):
+            stop = min(start + most, rows)
             seq = self._next_seq[kind]
             self._next_seq[kind] += 1
             yield Batch(
@@ -46,6 +48,10 @@ def _slice(column: Column, start: int, stop: int) -> Column:
     if isinstance(column, Names):
         return Names(column.codes[start:stop], column.categories)
     return column[start:stop]
+
+
+def _value_bytes(column: Column) -> int:
+    return (column.codes if isinstance(column, Names) else column).itemsize
 
 
 def _rows(column: Column) -> int:

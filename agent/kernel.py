@@ -94,18 +94,19 @@ def _definitions(plan: Plan, buffer: str) -> list[str]:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[Path]:
-    """Send what bcc and LLVM write to file descriptor 2 into a file, and say which."""
-    path = Path(f"/tmp/hookline-compile-{os.getpid()}.log")  # noqa: S108 - opened exclusively
+    """Send what bcc and LLVM write to file descriptor 2 into memory, and say where.
+
+    No file: LLVM may end the process, and in a container the next one has the same number.
+    """
     saved = os.dup(2)
-    log = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    log = os.memfd_create("compile.log")
     os.dup2(log, 2)
     try:
-        yield path
+        yield Path(f"/proc/self/fd/{log}")
     finally:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(log)
-        path.unlink()
 
 
 def _last_line(log: Path) -> str:

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ring buffer's reader, on memory laid out as the kernel lays it out."""
+
+import mmap
+
+import numpy as np
+import pytest
+
+from agent.ring import RingBuffer, RingError
+
+BUSY, DISCARD = 1 << 31, 1 << 30
+ROW = np.dtype([("number", "<u8"), ("twice", "<u8")])
+STRIDE = 8 + ROW.itemsize
+SIZE = mmap.PAGESIZE
+PAGE = mmap.PAGESIZE
+
+
+class Memory:
+    """A file with a ring buffer in it, and the kernel's part in writing it.
+
+    The kernel maps the data twice in a row.  A file cannot, so what is written is written twice.
+    """
+
+    def __init__(self, path) -> None:
+        path.write_bytes(bytes(2 * PAGE + 2 * SIZE))
+        self.content = np.memmap(path, np.uint8, "r+")
+        self.produced = 0
+
+    def reserve(self) -> int:
+        """Where a new record is, busy until it is committed."""
+        at = self.produced
+        self._header(at, ROW.itemsize | BUSY)
+        self.produced += STRIDE
+        self.content[PAGE : PAGE + 8].view(np.uint64)[0] = self.produced
+        return at
+
+    def commit(self, at: int, number: int, *, size: int = ROW.itemsize) -> None:
+        self._put(at + 8, np.array([(number, 2 * number)], ROW).tobytes())
+        self._header(at, size)
+
+    def discard(self, at: int) -> None:
+        self._header(at, ROW.itemsize | DISCARD)
+
+    def put(self, *numbers: int) -> None:
+        for number in numbers:
+            self.commit(self.reserve(), number)
+
+    @property
+    def consumed(self) -> int:
+        return int(self.content[:8].view(np.uint64)[0])
+
+    def _header(self, at: int, length: int) -> None:
+        self._put(at, int(length).to_bytes(4, "little") + bytes(4))
+
+    def _put(self, at: int, data: bytes) -> None:
+        for offset, byte in enumerate(data):
+            place = (at + offset) % SIZE
+            self.content[2 * PAGE + place] = self.content[2 * PAGE + SIZE + place] = byte
+
+
+@pytest.fixture
+def memory(tmp_path, monkeypatch):
+    memory = Memory(tmp_path / "ring")
+    # A file is opened where the real one asks the kernel for a pinned map.
+    monkeypatch.setattr("agent.libbpf.opened", lambda path: path.open("r+b"))
+    monkeypatch.setattr("agent.ring.mmap.mmap", _mapping_of_file(mmap.mmap))
+    return memory
+
+
+def _mapping_of_file(real):
+    return lambda file, *arguments, **named: real(file.fileno(), *arguments, **named)
+
+
+@pytest.fixture
+def ring(memory, tmp_path):
+    return RingBuffer(tmp_path / "ring", SIZE, ROW)
+
+
+def test_records_come_out_in_order_and_once(memory, ring):
+    memory.put(1, 2, 3)
+
+    assert ring.drain()["number"].tolist() == [1, 2, 3]
+    assert len(ring.drain()) == 0
+
+
+def test_their_space_is_given_back(memory, ring):
+    memory.put(1, 2)
+    ring.drain()
+
+    assert memory.consumed == 2 * STRIDE
+
+
+def test_stops_before_a_record_that_is_not_finished(memory, ring):
+    memory.put(1)
+    busy = memory.reserve()
+    memory.put(3)
+    first = ring.drain()
+    memory.commit(busy, 2)
+
+    assert first["number"].tolist() == [1]
+    assert ring.drain()["number"].tolist() == [2, 3]
+
+
+def test_a_busy_first_record_gives_nothing_and_moves_nothing(memory, ring):
+    memory.reserve()
+    memory.put(2)
+
+    assert len(ring.drain()) == 0
+    assert memory.consumed == 0
+
+
+def test_discarded_records_are_passed_over(memory, ring):
+    memory.put(1)
+    memory.discard(memory.reserve())
+    memory.put(3)
+
+    assert ring.drain()["number"].tolist() == [1, 3]
+    assert memory.consumed == 3 * STRIDE
+
+
+def test_a_discarded_record_before_a_busy_one_is_passed_over_too(memory, ring):
+    memory.discard(memory.reserve())
+    memory.reserve()
+
+    assert len(ring.drain()) == 0
+    assert memory.consumed == STRIDE
+
+
+def test_records_that_wrap_are_whole(memory, ring):
+    room = SIZE // STRIDE
+    numbers = iter(range(1000))
+    found = []
+    for _ in range(5):
+        memory.put(*(next(numbers) for _ in range(room)))
+        rows = ring.drain()
+        assert (rows["twice"] == 2 * rows["number"]).all()
+        found += rows["number"].tolist()
+
+    assert found == list(range(5 * room))
+    assert memory.produced > 4 * SIZE
+
+
+def test_a_limit_leaves_the_rest_for_later(memory, ring):
+    memory.put(1, 2, 3)
+
+    assert ring.drain(limit=2)["number"].tolist() == [1, 2]
+    assert ring.drain(limit=2)["number"].tolist() == [3]
+
+
+def test_rows_outlive_the_space_they_came_from(memory, ring):
+    memory.put(1)
+    rows = ring.drain()
+    memory.put(*range(2, 2 + SIZE // STRIDE))
+
+    assert rows["number"].tolist() == [1]
+
+
+def test_tells_when_everything_up_to_a_position_was_drained(memory, ring):
+    memory.put(1, 2)
+    position = ring.position()
+    assert not ring.has_passed(position)
+    ring.drain(limit=1)
+    assert not ring.has_passed(position)
+    ring.drain()
+    memory.put(3)
+
+    assert ring.has_passed(position)
+
+
+def test_a_second_reader_goes_on_where_the_first_ended(memory, ring, tmp_path):
+    memory.put(1, 2)
+    ring.drain(limit=1)
+
+    assert RingBuffer(tmp_path / "ring", SIZE, ROW).drain()["number"].tolist() == [2]
+
+
+def test_a_record_of_another_size_is_refused_by_its_size(memory, ring):
+    memory.commit(memory.reserve(), 1, size=24)
+
+    with pytest.raises(RingError, match="^a record has 24 bytes, not 16; restart the agent$"):
+        ring.drain()

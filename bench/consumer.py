@@ -203,7 +203,7 @@ def summary(
             name: round(median(one["cpu_s"] for one in found) / rows * 1e6, 3)
             for name, found in results.items()
         },
-        "median_ratio_to_consumer": {
+        "consumer_is_faster_by_median": {
             name: round(median(a / b for a, b in zip(rates["consumer"], found, strict=True)), 2)
             for name, found in rates.items()
         },

@@ -63,8 +63,8 @@ class Observer:
 
     def drain(self) -> Iterator[Batch]:
         """Empty the event buffers; batches come out when there is much."""
-        self._events.append(self._packets.drain())
-        self._counted.append(self._cache.settle(self._evictions.drain()))
+        self._drain_packets()
+        self._drain_evictions()
         waiting = sum(len(events) for events in self._events)
         waiting += sum(len(counted) for counted in self._counted)
         if waiting >= _MANY_ROWS:
@@ -85,7 +85,7 @@ class Observer:
             totals[name] = overflowed[name]
         # 3. The evictions that had happened by then, and with them what never came.
         lost = self._settle_evictions()
-        self._events.append(self._packets.drain())
+        self._drain_packets()
         self._counted.append(counted)
         yield from self._take_batches(anchor)
         yield from self._overflow_batches(totals, lost, anchor)
@@ -96,12 +96,21 @@ class Observer:
         position = self._evictions.position()
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
-            self._counted.append(self._cache.settle(self._evictions.drain()))
+            self._drain_evictions()
             if self._evictions.has_passed(position):
                 return self._cache.take_lost(self._ledger.count)
             if time.monotonic() > deadline:
                 # Not lost, only late: the next interval knows.
                 return None
+
+    # Most drains find nothing, fifty times a second; so nothing is done with nothing.
+    def _drain_packets(self) -> None:
+        if len(events := self._packets.drain()):
+            self._events.append(events)
+
+    def _drain_evictions(self) -> None:
+        if len(evictions := self._evictions.drain()):
+            self._counted.append(self._cache.settle(evictions))
 
     def _take_batches(self, anchor: Anchor) -> Iterator[Batch]:
         counted, self._counted = self._counted, []
@@ -110,9 +119,10 @@ class Observer:
                 point = unpack(LANE, "point", part.slots["lane"])
                 self._ledger.book_rows(point, part.packets, part.bytes)
                 yield from self._batch("flow", flow_columns(part, self._points, anchor), anchor)
-        events, self._events = joined(self._events), []
-        if len(events):
-            yield from self._batch("packet", packet_columns(events, self._points, anchor), anchor)
+        events, self._events = self._events, []
+        if events:
+            columns = packet_columns(joined(events), self._points, anchor)
+            yield from self._batch("packet", columns, anchor)
 
     def _overflow_batches(self, totals: Rows, lost: Lost | None, anchor: Anchor) -> Iterator[Batch]:
         start_ns = self._ledger.started_ns

@@ -43,7 +43,7 @@ def capturing(end: End, path: Path, *, direction: str = "inout") -> Iterator[Pat
         try:
             yield path
             expected = _passed(end, before, direction)
-            wait_until(lambda: _record_count(path) >= expected, f"{expected} packets in {path}")
+            wait_until(lambda: len(frames_of(path)) >= expected, f"{expected} packets in {path}")
         finally:
             process.send_signal(signal.SIGINT)
             said = process.stderr.read()
@@ -58,12 +58,14 @@ def _passed(end: End, before: Counters, direction: str) -> int:
     )
 
 
-def _record_count(path: Path) -> int:
-    content, at, count = path.read_bytes(), 24, 0
+def frames_of(path: Path) -> list[bytes]:
+    """Every whole frame in a capture, in order."""
+    content, at, frames = path.read_bytes(), 24, []
     while at + 16 <= len(content):
-        at += 16 + int.from_bytes(content[at + 8 : at + 12], "little")
-        count += at <= len(content)
-    return count
+        start, at = at + 16, at + 16 + int.from_bytes(content[at + 8 : at + 12], "little")
+        if at <= len(content):
+            frames.append(content[start:at])
+    return frames
 
 
 def five_tuples(path: Path) -> dict[FiveTuple, tuple[int, int]]:

@@ -37,10 +37,10 @@ shell: dev
 	shellcheck deploy/*.sh .ci/run
 
 generated: dev
-	$(bin)/python -m schemas.generate --check
+	$(bin)/python -m schemas.generate --check && $(bin)/python -m hookline.reference --check
 
-generate: dev ## write what is derived from schemas/
-	$(bin)/python -m schemas.generate
+generate: dev ## write what is derived from schemas/ and from the options
+	$(bin)/python -m schemas.generate && $(bin)/python -m hookline.reference
 
 lock: dev ## pin what pyproject.toml asks for; make lock ARGS=--upgrade for newer versions
 	$(bin)/pip-compile $(ARGS) --build-deps-for editable -o requirements.lock pyproject.toml

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
+from agent.capabilities import missing_capabilities
 from agent.config import Config
 from agent.interfaces import InterfaceError
 from agent.pipeline import run
@@ -35,8 +36,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         )
     except Done as done:
         return done.code
-    if os.geteuid() != 0:
-        return fail(NAME, "loading eBPF programs needs root; run it with sudo", code=1)
+    if missing := missing_capabilities():
+        reason = f"loading eBPF programs needs {missing[0]}, which is missing; run it with sudo"
+        return fail(NAME, reason, code=1)
     configure(config.log_level)
     try:
         left = asyncio.run(_run(config))

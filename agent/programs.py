@@ -43,15 +43,28 @@ def sole_agent(name: str) -> Iterator[None]:
         LoadError: another agent has the name.
     """
     LOCKS.mkdir(parents=True, exist_ok=True)
-    fd = os.open(LOCKS / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    path = LOCKS / f"{name}.lock"
+    while (fd := _locked(path)) is None:
+        pass
+    if fd < 0:
+        raise LoadError(f"an agent named {name!r} runs already; stop it, or choose another --name")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the lock, -1 where another does, None where its file was removed."""
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(fd)
-        raise LoadError(
-            f"an agent named {name!r} runs already; stop it, or choose another --name"
-        ) from None
-    try:
-        yield
-    finally:
+        return -1
+    # Its last holder may have removed the file between our open and our lock.
+    if os.fstat(fd).st_nlink == 0:
         os.close(fd)
+        return None
+    return fd

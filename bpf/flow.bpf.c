@@ -27,6 +27,12 @@
 #include "events.h"
 #include "parse.h"
 
+/*
+ * Where /proc/kallsyms hides addresses, as it does without CAP_SYSLOG, bcc takes this helper for
+ * missing and puts bpf_probe_read in its place, which network programs may not call.
+ */
+#undef bpf_probe_read_kernel
+
 #define WAYS	       4
 #define TC_ACT_UNSPEC  (-1) /* let the next program decide; also tcx's TCX_NEXT */
 #define VLAN_TAG_BYTES 4

@@ -39,9 +39,6 @@ def what_an_agent_says(interface: str, *flags: str, capabilities: list[str]) -> 
     return "".join(lines)
 
 
-@pytest.mark.xfail(
-    reason="bcc puts bpf_probe_read for bpf_probe_read_kernel where CAP_SYSLOG is missing"
-)
 @pytest.mark.parametrize(
     "flags", [["--hook=tc"], ["--hook=xdp"], ["--tc=clsact"], ["--buffer=perf"]], ids=str
 )

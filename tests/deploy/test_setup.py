@@ -98,7 +98,7 @@ def test_another_distribution_is_told_what_to_install(machine):
     assert refused.returncode == 1
     assert refused.stderr == (
         "setup: apt-get not found: setup knows Debian and Ubuntu only, install by hand: "
-        "ca-certificates iproute2 libbpf1 python3 python3-bpfcc python3-venv maven\n"
+        "ca-certificates iproute2 iputils-ping libbpf1 python3 python3-bpfcc python3-venv maven\n"
     )
 
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Two images from one recipe, for they share nearly all of it:
-#
-#   docker build -f deploy/docker/Dockerfile --target agent -t hookline-agent .
-#   docker build -f deploy/docker/Dockerfile --target consumer -t hookline-consumer .
+#   docker build -f deploy/docker/agent.Dockerfile -t hookline-agent .
 #
 # Debian 12, because bcc's Python bindings are built for the distribution's own interpreter.
 
@@ -19,9 +16,6 @@ COPY LICENSE pyproject.toml ./
 COPY LICENSES LICENSES
 COPY schemas schemas
 COPY service service
-
-
-FROM build AS build-agent
 COPY bpf bpf
 COPY agent agent
 # The database engine alone is ten times the rest.
@@ -31,14 +25,7 @@ RUN .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation \
         chdb chdb-core clickhouse-connect pandas pyarrow rich setuptools
 
 
-FROM build AS build-consumer
-COPY consumer consumer
-RUN .venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation \
-        --config-settings editable_mode=compat --editable . \
-    && .venv/bin/pip uninstall --yes pyroute2 rich setuptools
-
-
-FROM debian:12.12-slim AS agent
+FROM debian:12.12-slim
 LABEL org.opencontainers.image.title="hookline-agent" \
       org.opencontainers.image.description="Account every packet of a node and publish the flows to Kafka" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -46,23 +33,7 @@ LABEL org.opencontainers.image.title="hookline-agent" \
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates libbpf1 python3 python3-bpfcc \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=build-agent /opt/hookline /opt/hookline
+COPY --from=build /opt/hookline /opt/hookline
 WORKDIR /opt/hookline
 # Root, for the pins under /sys/fs/bpf; compose.yaml leaves it three capabilities.
 ENTRYPOINT ["/opt/hookline/.venv/bin/python", "-m", "agent"]
-
-
-FROM debian:12.12-slim AS consumer
-LABEL org.opencontainers.image.title="hookline-consumer" \
-      org.opencontainers.image.description="Store what Hookline's agents publish in ClickHouse" \
-      org.opencontainers.image.licenses="Apache-2.0"
-# hadolint ignore=DL3008  # Debian keeps only the newest version of a package
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --user-group --no-create-home hookline \
-    && install --directory --owner hookline --group hookline /var/lib/hookline
-COPY --from=build-consumer /opt/hookline /opt/hookline
-WORKDIR /opt/hookline
-USER 10001:10001
-ENTRYPOINT ["/opt/hookline/.venv/bin/python", "-m", "consumer"]

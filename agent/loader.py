@@ -8,6 +8,7 @@ undoes the ones before it, so that nothing half attached is left.
 
 import ctypes
 import os
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -22,10 +23,13 @@ from agent.plan import BPFFS, INTERFACE_SLOTS, LoadError, Pins, Plan, Report, Ta
 from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
 
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 
 
 def main() -> int:
+    # What is attached for an agent that was killed would count on, and nobody would read it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         report = _load(Plan.from_json(sys.stdin.read()))
     except LoadError as error:

@@ -45,10 +45,11 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     """
     points = number_points(select(list_interfaces(), config.interface))
     plan = _plan(config, points)
+    broker = config.broker(f"hookline-agent-{config.node}")
+    broker.connection()  # a certificate that cannot be read is told before anything is attached
     with sole_agent(config.name):
         report = await load(plan)
         _log_start(points, report)
-        broker = config.broker(f"hookline-agent-{config.node}")
         publisher = Publisher(broker, node=config.node, backlog_bytes=config.backlog_bytes)
         publisher.start()
         try:

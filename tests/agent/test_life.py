@@ -2,6 +2,8 @@
 """How an agent starts, what it refuses, what it survives, and that it leaves nothing behind."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.lab.foreign import foreign_tc_program, foreign_xdp_program
 from tests.lab.links import HERE, End, link
 from tests.lab.published import read_published
 from tests.lab.traffic import ping, udp_burst
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -63,7 +66,7 @@ def test_an_interface_that_is_down_is_bad_usage_and_the_remedy_is_named(wire):
     )
 
 
-def test_somebody_other_than_root_is_told_to_become_root():
+def test_somebody_without_the_rights_is_told_how_to_get_them():
     done = subprocess.run(
         ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-m", "agent"],
         cwd=ROOT,
@@ -74,7 +77,7 @@ def test_somebody_other_than_root_is_told_to_become_root():
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("agent: ")
-    assert "root" in done.stderr
+    assert "sudo" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -257,3 +260,40 @@ def test_rows_of_a_busy_flow_follow_one_another_in_time(kafka, wire):
     # One row an interval for each direction and CPU, none of which tells of the others' time.
     assert len(starts) >= 10
     assert 0 < longest_s < 1.0
+
+
+def test_a_certificate_that_cannot_be_read_is_told_before_anything_is_attached(wire, tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    security = ("--kafka-security", "ssl", "--kafka-ca-file", str(tmp_path / "ca.pem"))
+    started = Agent("--interface", wire.near.name, *security)
+
+    assert started.wait() == 1
+    assert len(started.lines) == 1
+    assert started.said.startswith("agent: ")
+    assert not started.pins.exists()
+
+
+def test_a_loader_ends_with_its_agent(wire):
+    started = Agent("--interface", wire.near.name)
+    loader = wait_until(lambda: loader_of(started), "the loader to start")
+    os.kill(loader, signal.SIGSTOP)
+    started.kill()
+
+    try:
+        wait_until(lambda: not Path(f"/proc/{loader}").exists(), "the loader to end", 5.0)
+    finally:
+        if Path(f"/proc/{loader}").exists():
+            os.kill(loader, signal.SIGKILL)
+        remove_pins(started)
+
+
+def loader_of(started: Agent) -> int | None:
+    """The process id of an agent's loader once it compiles."""
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    for child in children:
+        maps = Path(f"/proc/{child}/maps")
+        if b"agent.loader" in Path(f"/proc/{child}/cmdline").read_bytes() and "bcc" in (
+            maps.read_text()
+        ):
+            return int(child)
+    return None

@@ -24,6 +24,7 @@ from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
 from schemas.flow import FLOW_EVICTION
 from schemas.packet import PACKET_EVENT
+from tests.lab.links import PREFIX
 
 LOOPBACK = 1
 POINT = 1
@@ -78,7 +79,7 @@ def loaded(
     buffer: str = "ring",
 ) -> Iterator[Programs]:
     """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
-    pins = pins_of(f"hlt{os.getpid()}-{secrets.token_hex(3)}")
+    pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
     plan = Plan(
         pin_path=str(pins.root),
         targets=(),

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agent.plan import BPFFS, pins_of
+from agent.programs import LOCKS
+from tests.lab.links import PREFIX, is_ours_no_more
 from tests.lab.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +25,7 @@ class Agent:
     """One agent process; its own name keeps it apart from any other on this machine."""
 
     def __init__(self, *flags: str, kafka: str = NOWHERE, name: str = "") -> None:
-        self.name = name or f"hlt{os.getpid()}-{secrets.token_hex(3)}"
+        self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.lines: list[str] = []
         arguments = ["--name", self.name, "--node", self.name, "--kafka", kafka, *flags]
         self._process = subprocess.Popen(
@@ -40,7 +43,7 @@ class Agent:
 
     @property
     def pins(self) -> Path:
-        return Path("/sys/fs/bpf/hookline") / self.name
+        return pins_of(self.name).root
 
     @property
     def said(self) -> str:
@@ -55,10 +58,13 @@ class Agent:
 
     def wait(self) -> int:
         """The exit code of an agent that ends by itself."""
-        code = self._process.wait(_STOP_S)
-        self._reader.join()
-        self._process.stderr.close()
-        return code
+        try:
+            return self._process.wait(_STOP_S)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._reader.join()
+            self._process.stderr.close()
 
     def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
@@ -94,7 +100,15 @@ def agent(*flags: str, kafka: str = NOWHERE, name: str = "") -> Iterator[Agent]:
 
 def remove_pins(killed: Agent) -> None:
     """Let go of everything that a killed agent had pinned; links detach by that."""
-    for path in sorted(killed.pins.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    if killed.pins.is_dir():
-        killed.pins.rmdir()
+    pins_of(killed.name).remove()
+
+
+def remove_leftovers() -> None:
+    """Remove what the agents of earlier runs left, whose process is no more."""
+    for path in [*(BPFFS / "hookline").glob(f"{PREFIX}*"), *LOCKS.glob(f"{PREFIX}*")]:
+        if not is_ours_no_more(path.name):
+            continue
+        if path.is_dir():
+            pins_of(path.name).remove()
+        else:
+            path.unlink()

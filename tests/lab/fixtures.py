@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.links import Link, link, remove_leftovers
+from tests.lab import agents, links
+from tests.lab.links import Link, link
 
 _TOOLS = ("ip", "tc", "ethtool", "ping", "iperf3", "tcpdump", "tshark", "setpriv")
 
@@ -33,7 +34,8 @@ def _what_is_missing() -> str:
 @pytest.fixture(scope="session")
 def lab() -> None:
     """A machine without what killed runs have left."""
-    remove_leftovers()
+    links.remove_leftovers()
+    agents.remove_leftovers()
 
 
 @pytest.fixture

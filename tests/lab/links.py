@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.lab.waiting import wait_until
 
-_PREFIX = "hlt"
+PREFIX = "hlt"
 _NAMESPACES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _OFFLOADS = ("tso", "gso", "gro", "tx", "rx", "sg", "tx-udp-segmentation")
@@ -157,7 +157,7 @@ class Link:
 
 def unique_name() -> str:
     """A name for a link or namespace that says whose it is; a letter more still fits."""
-    return f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+    return f"{PREFIX}{os.getpid()}-{next(_numbers)}"
 
 
 @contextmanager
@@ -216,16 +216,17 @@ def _configure(end: End, other: End, *, ipv6: bool) -> None:
 
 def remove_leftovers() -> None:
     """Remove what earlier runs left, whose process is no more."""
-    for path in _NAMESPACES.glob(f"{_PREFIX}*"):
-        if _is_dead(path.name):
+    for path in _NAMESPACES.glob(f"{PREFIX}*"):
+        if is_ours_no_more(path.name):
             _remove(path.name)
     for _, name in socket.if_nameindex():
-        if name.startswith(_PREFIX) and _is_dead(name):
+        if name.startswith(PREFIX) and is_ours_no_more(name):
             subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
 
 
-def _is_dead(name: str) -> bool:
-    pid = name.removeprefix(_PREFIX).partition("-")[0]
+def is_ours_no_more(name: str) -> bool:
+    """Whether a thing of that name was made by a test run that has ended."""
+    pid = name.removeprefix(PREFIX).partition("-")[0]
     return pid.isdigit() and not Path(f"/proc/{pid}").exists()
 
 

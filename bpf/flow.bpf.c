@@ -382,16 +382,18 @@ static __always_inline struct interface_entry *interface_of(u32 ifindex)
 
 /*
  * A super-packet leaves, or arrived, as several segments, each with the same headers.  Count what
- * the wire carries.
+ * the wire carries.  The kernel knows how many they are, unless a guest's kernel made the packet.
+ * In a tunnel the inner headers are repeated too, which we do not read: bytes fall short there.
  */
-static __always_inline void count_segments(struct packet *packet, u64 segment_bytes)
+static __always_inline void count_segments(struct packet *packet, u64 segment_bytes,
+					   u32 segment_count)
 {
 	u64 payload_bytes;
 
 	if (!segment_bytes || packet->bytes <= packet->header_bytes)
 		return;
 	payload_bytes = packet->bytes - packet->header_bytes;
-	packet->segments = (payload_bytes + segment_bytes - 1) / segment_bytes;
+	packet->segments = segment_count ?: (payload_bytes + segment_bytes - 1) / segment_bytes;
 	packet->bytes += (packet->segments - 1) * packet->header_bytes;
 	packet->max_bytes = packet->header_bytes + segment_bytes;
 	packet->min_bytes = packet->bytes - (packet->segments - 1) * packet->max_bytes;
@@ -425,7 +427,7 @@ static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
 			bpf_skb_pull_data(skb, skb->len < PULL_BYTES ? skb->len : PULL_BYTES);
 			continue;
 		}
-		count_segments(&packet, skb->gso_size);
+		count_segments(&packet, skb->gso_size, skb->gso_segs);
 		book(skb, &packet, point, data, cursor.end);
 		return;
 	}

@@ -15,6 +15,7 @@ from tests.lab.links import link
 from tests.lab.published import read_published
 from tests.lab.traffic import iperf3, ping, udp_burst, udp_gso
 from tests.lab.tun import tun
+from tests.lab.tunnels import vxlan
 
 pytestmark = [pytest.mark.kernel, pytest.mark.services]
 
@@ -206,3 +207,19 @@ def test_a_foreign_program_that_ends_the_chain_hides_nothing(kafka, wire, hook):
 
     assert published.sums("ingress") == grown.ingress
     assert published.sums("egress") == grown.egress
+
+
+def test_super_packets_in_a_tunnel_count_as_many_as_a_wire_carries(kafka, wire):
+    wire.near.namespace.run("ethtool", "-K", wire.near.name, "gso", "on", "gro", "on")
+    with vxlan(wire) as tunnel:
+        before = wire.quiet(seconds=0.1)
+        with agent("--interface", wire.near.name, kafka=kafka) as observed:
+            iperf3(tunnel, "-n", "8M")
+            grown = wire.quiet(seconds=0.1) - before
+            assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    packets, in_bytes = published.sums("egress")
+    assert packets == grown.tx_packets
+    # Of the inner headers only the first segment's are known: 14 + 20 + 32 of 1514 bytes.
+    assert grown.tx_bytes * 0.95 < in_bytes <= grown.tx_bytes

@@ -63,7 +63,7 @@ def _of_consumer(found: Mapping[str, Any]) -> dict[str, Any]:
             name,
             found["median_rows_per_s"][name],
             found["median_cpu_us_per_row"][name],
-            found["median_ratio_to_consumer"][name],
+            found["consumer_is_faster_by_median"][name],
         ]
         for name in found["median_rows_per_s"]
     ]

@@ -94,15 +94,15 @@ static __always_inline u64 key_ports_and_lane(const struct flow_key *key)
  */
 static __always_inline u64 hash_key(const struct flow_key *key)
 {
-	u64 hash = (key_ports_and_lane(key) + SEED_0) * SEED_1;
+	u64 hash = key_ports_and_lane(key) * SEED_0;
 
-	hash ^= (__builtin_bswap64(key->src_addr[1]) + SEED_1) * SEED_2 >> 9;
-	hash ^= (__builtin_bswap64(key->dst_addr[1]) + SEED_2) * SEED_3 >> 18;
-	hash ^= (__builtin_bswap64(key->src_addr[0]) + SEED_3) * SEED_4 >> 27;
-	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol + SEED_4) * SEED_0 >> 36;
+	hash ^= __builtin_bswap64(key->src_addr[1]) * SEED_1 >> 9;
+	hash ^= __builtin_bswap64(key->dst_addr[1]) * SEED_2 >> 18;
+	hash ^= __builtin_bswap64(key->src_addr[0]) * SEED_3 >> 27;
+	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol) * SEED_4 >> 36;
 	/* The high half of a product depends on all of its bits, the low half does not. */
 	hash ^= hash >> 32;
-	return hash * SEED_1 >> 32;
+	return hash * SEED_0 >> 32;
 }
 
 static __always_inline bool is_same_flow(const struct flow_slot *slot, const struct flow_key *key)
@@ -159,6 +159,12 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 	books->evictions++;
 }
 
+/* A slot has 16 bits for a packet's length, and the longest stands for longer ones too. */
+static __always_inline u64 at_longest(u64 bytes)
+{
+	return bytes > LONGEST_BYTES ? LONGEST_BYTES : bytes;
+}
+
 /* Counts a packet of the flow that the slot holds. */
 static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 				  const struct packet *packet, u64 now)
@@ -182,8 +188,8 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 			origin->first_ns = bpf_ktime_get_ns();
 		}
 		slot->tcp_flags = packet->tcp_flags;
-		slot->min_bytes = packet->min_bytes;
-		slot->max_bytes = packet->max_bytes;
+		slot->min_bytes = at_longest(packet->min_bytes);
+		slot->max_bytes = at_longest(packet->max_bytes);
 	} else {
 		/* Compare before writing: most packets change none of these. */
 		if (packet->tcp_flags & ~slot->tcp_flags)
@@ -191,7 +197,7 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 		if (packet->min_bytes < slot->min_bytes)
 			slot->min_bytes = packet->min_bytes;
 		if (packet->max_bytes > slot->max_bytes)
-			slot->max_bytes = packet->max_bytes;
+			slot->max_bytes = at_longest(packet->max_bytes);
 	}
 	slot->last_jiffies = now;
 	slot->bytes += packet->bytes;
@@ -218,8 +224,8 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 	slot->packets = packet->segments;
 	slot->bytes = packet->bytes;
 	slot->last_jiffies = now;
-	slot->min_bytes = packet->min_bytes;
-	slot->max_bytes = packet->max_bytes;
+	slot->min_bytes = at_longest(packet->min_bytes);
+	slot->max_bytes = at_longest(packet->max_bytes);
 	if (origin) {
 		origin->before_min_bytes = LONGEST_BYTES;
 		origin->before_max_bytes = 0;
@@ -356,11 +362,6 @@ static __always_inline void book(void *ctx, struct packet *packet, u64 point, vo
 	books->seen_bytes += packet->bytes;
 	if (packet->is_truncated)
 		books->truncated_packets += packet->segments;
-	if (packet->max_bytes > LONGEST_BYTES) {
-		packet->max_bytes = LONGEST_BYTES;
-		if (packet->min_bytes > LONGEST_BYTES)
-			packet->min_bytes = LONGEST_BYTES;
-	}
 	packet->key.lane |= point << LANE_POINT_SHIFT;
 	is_new = account(ctx, packet, cpu);
 	if (is_new)

@@ -27,6 +27,7 @@ from agent.points import HookPoints, number_points
 from agent.programs import load, sole_agent
 from agent.publisher import Publisher
 from schemas.ledger import HOOKS
+from service.broker import Broker
 from service.options import host_and_port
 
 log = logging.getLogger(__name__)
@@ -45,34 +46,44 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     """
     points = number_points(select(list_interfaces(), config.interface))
     plan = _plan(config, points)
-    broker = config.broker(f"hookline-agent-{config.node}")
-    broker.connection()  # a certificate that cannot be read is told before anything is attached
+    _broker(config).connection()  # tells of a bad certificate before anything is attached
     with sole_agent(config.name):
         report = await load(plan)
-        _log_start(points, report)
-        publisher = Publisher(broker, node=config.node, backlog_bytes=config.backlog_bytes)
-        publisher.start()
         try:
-            ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
-            if config.metrics_listen:
-                address = host_and_port(config.metrics_listen, "metrics_listen")
-                listen(*address, ledger, publisher)
-            batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
-            observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger)
-            await _observe(observer, publisher, config.interval, stop)
+            _log_start(points, report)
+            return await _work(config, plan, points, report, stop)
         finally:
+            # However it ended, nothing of ours stays in the kernel.
             await asyncio.to_thread(detach, plan.pins, report.clsact)
-            links = read_counters()
-        await asyncio.sleep(_LAST_PACKETS_SECONDS)
-        for batch in observer.close_interval(links):
-            publisher.add(batch)
-        plan.pins.remove()
-        left = await publisher.stop(config.stop_timeout)
-        log.info(
-            "agent stopped",
-            extra={"published_rows": publisher.published_rows_total, "lost_rows": left},
-        )
-        return left
+            plan.pins.remove()
+
+
+async def _work(
+    config: Config, plan: Plan, points: HookPoints, report: Report, stop: asyncio.Event
+) -> int:
+    ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
+    batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
+    observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger)
+    publisher = Publisher(_broker(config), node=config.node, backlog_bytes=config.backlog_bytes)
+    if config.metrics_listen:
+        listen(*host_and_port(config.metrics_listen, "metrics_listen"), ledger, publisher)
+    publisher.start()
+    await _observe(observer, publisher, config.interval, stop)
+    await asyncio.to_thread(detach, plan.pins, report.clsact)
+    links = read_counters()
+    await asyncio.sleep(_LAST_PACKETS_SECONDS)
+    for batch in observer.close_interval(links):
+        publisher.add(batch)
+    left = await publisher.stop(config.stop_timeout)
+    log.info(
+        "agent stopped",
+        extra={"published_rows": publisher.published_rows_total, "lost_rows": left},
+    )
+    return left
+
+
+def _broker(config: Config) -> Broker:
+    return config.broker(f"hookline-agent-{config.node}")
 
 
 async def _observe(
@@ -82,6 +93,7 @@ async def _observe(
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+        publisher.raise_if_failed()
         if not publisher.has_room:
             # Leave everything in the kernel: it counts on, and only detail can be lost.
             continue

@@ -67,6 +67,11 @@ class Publisher:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
+    def raise_if_failed(self) -> None:
+        """Pass on what ended the publishing, which retries all that may pass."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
     def add(self, batch: Batch) -> None:
         payload = _Payload(RECORD_OF_KIND[batch.kind].topic, encode(batch), batch.rows)
         self._waiting.append(payload)
@@ -75,12 +80,15 @@ class Publisher:
 
     async def stop(self, timeout: float) -> int:  # noqa: ASYNC109 - the caller's own deadline
         """Publish what waits, for *timeout* seconds at most; returns the rows left behind."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while self._waiting and asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        task = self._task
+        if task is None:
+            return self.waiting_rows
+        while self._waiting and not task.done() and loop.time() < deadline:
             await asyncio.sleep(0.01)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         return self.waiting_rows
 
     async def _run(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.rows import Rows, chosen, joined
+from agent.rows import Rows, chosen, copied, joined
 from schemas.dtype import unpack
 from schemas.flow import LANE
 
@@ -134,7 +134,7 @@ class FlowCache:
         That interval's flags and extremes were kept when this one's first packet came; what of
         them was not reported then belongs to this report.
         """
-        completed = slots.copy()
+        completed = copied(slots)
         is_renewed = ~is_same | (origins["first_ns"] != self._first_ns[index])
         flags = origins["before_tcp_flags"] & ~np.where(is_same, self._tcp_flags[index], 0)
         completed["tcp_flags"] |= np.where(is_renewed, flags, 0).astype(np.uint8)

@@ -16,8 +16,8 @@ Rows = NDArray[Any]  # structured rows
 
 def chosen(rows: Rows, which: NDArray[Any]) -> Rows:
     """A copy of the rows at the indexes *which*, or where *which* is true."""
-    copied: Rows = _opaque(rows)[which].view(rows.dtype)
-    return copied
+    copy: Rows = _opaque(rows)[which].view(rows.dtype)
+    return copy
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
@@ -25,6 +25,12 @@ def joined(parts: Sequence[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([_opaque(part) for part in parts]).view(parts[0].dtype)
+
+
+def copied(rows: Rows) -> Rows:
+    """A copy of all *rows*."""
+    copy: Rows = _opaque(rows).copy().view(rows.dtype)
+    return copy
 
 
 def _opaque(rows: Rows) -> NDArray[Any]:

@@ -40,12 +40,14 @@ def measure(scale: Scale) -> list[dict]:
         empty = Peers().fd("empty_tc")
         attached = {
             BARE: (),
+            # What differs between these two is noise.
+            "nothing, once more": (),
             "an empty program at tcx": (empty, empty),
             "hookline at tcx": (loaded.fd("hook_ingress"), loaded.fd("hook_egress")),
         }
         return [
             small_packets(one, attached, scale.pick(41, 7)),
-            bulk(one, attached, scale.pick(9, 2)),
+            bulk(one, attached, scale.pick(13, 2)),
             asyncio.run(shares(one, scale)),
         ]
 

@@ -58,7 +58,7 @@ def soak(one: Link, kafka: str, directory: Path, seconds: float) -> list[dict]:
             ],
         ),
         table(
-            f"{minutes:g} minutes of traffic, {packets / seconds:,.0f} datagrams and requests a second",
+            f"{minutes:g} min of traffic, {packets / seconds:,.0f} datagrams and requests a second",
             ["process", "resident MB at first", "at the end", "growth, MB an hour", "noise, MB"],
             [[name, *growth(taken)] for name, taken in readings.items()],
         ),

@@ -9,6 +9,7 @@ number is void, because whoever has the partitions now fetches it again.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,9 +136,27 @@ class Source:
             fetched = await self._consumer.getmany(timeout_ms=max(1, int(wait_s * 1000)))
         except KafkaError as error:
             raise BrokerError(f"kafka gives no records: {one_line(error)}") from None
+        if assignment != self.assignment:
+            await self._rewind(fetched)
+            return Fetched(self.assignment, [])
         for partition, some in fetched.items():
             self._advance(partition, some)
         return Fetched(assignment, [_records(some) for some in fetched.values()])
+
+    async def _rewind(self, partitions: Iterable[Any]) -> None:
+        """Read these partitions again from what is committed.
+
+        They moved, perhaps to us again, while we waited.  What came may be of either assignment;
+        the client believes it delivered, so without this the next commit would pass over it.
+        """
+        for partition in partitions:
+            committed = await self._consumer.committed(partition)
+            # Gone again meanwhile: then its next owner begins there.
+            with suppress(IllegalStateError):
+                if committed is None:
+                    await self._consumer.seek_to_beginning(partition)
+                else:
+                    self._consumer.seek(partition, committed)
 
     def _advance(self, partition: Any, fetched: Sequence[Any]) -> None:
         # Our producers use no transactions, so an offset without a record is a record lost.

@@ -14,6 +14,8 @@ from service.options import ConfigError, host_and_port, option
 HOOKS = ("auto", "xdp", "xdp-generic", "tc")
 TC = ("auto", "tcx", "clsact")
 BUFFERS = ("auto", "ring", "perf")
+# Over a gigabyte of kernel memory; who asks for more has mistyped.
+MAX_FLOW_SLOTS = 1 << 24
 
 CAPTURE = "capture"
 KERNEL = "kernel memory"
@@ -116,6 +118,10 @@ class Config(BrokerOptions):
         for name in ("interval", "stop_timeout", "flow_slots", "ring_bytes", "backlog_bytes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        if self.flow_slots > MAX_FLOW_SLOTS:
+            raise ConfigError(
+                f"flow_slots is {self.flow_slots}; the kernel takes at most {MAX_FLOW_SLOTS}"
+            )
         if self.sample < 0:
             raise ConfigError(f"sample is {self.sample}; it must be 0 for none, or more")
         if self.ring_bytes % _PAGE_BYTES or self.ring_bytes & (self.ring_bytes - 1):

@@ -9,6 +9,7 @@ Stop: detach, take what is left, publish it within the deadline, unpin.
 import asyncio
 import logging
 import os
+import platform
 import time
 import uuid
 from contextlib import suppress
@@ -148,6 +149,11 @@ def _links(points: HookPoints, report: Report) -> dict[str, LinkCounters]:
 def _log_start(points: HookPoints, report: Report) -> None:
     for warning in report.warnings:
         log.warning(warning)
+    if platform.machine() != "x86_64":
+        log.warning(
+            "counts are exact on x86_64 only: this processor may reorder what we read",
+            extra={"machine": platform.machine()},
+        )
     names = {target.ifindex: target.name for target in points.targets}
     for one in report.attached:
         log.info(

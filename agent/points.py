@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.interfaces import Interface
-from agent.plan import FIRST_POINT, MAX_POINTS, LoadError, Target
+from agent.plan import FIRST_POINT, INTERFACE_SLOTS, MAX_POINTS, LoadError, Target
 from schemas.fields import DIRECTIONS
 from schemas.wire import Names
 
@@ -38,7 +38,8 @@ def number_points(interfaces: Sequence[Interface]) -> HookPoints:
     """Give each interface two points, ingress before egress.
 
     Raises:
-        LoadError: there are more interfaces than points.
+        LoadError: there are more interfaces than points, or two that the programs cannot tell
+            apart.
     """
     most = (MAX_POINTS - FIRST_POINT) // 2
     if len(interfaces) > most:
@@ -46,6 +47,7 @@ def number_points(interfaces: Sequence[Interface]) -> HookPoints:
             f"{len(interfaces)} interfaces are too many for one agent, which observes {most};"
             " choose some with --interface"
         )
+    _refuse_shared_entries(interfaces)
     targets = tuple(
         Target(
             name=one.name,
@@ -65,3 +67,16 @@ def number_points(interfaces: Sequence[Interface]) -> HookPoints:
         directions[target.egress_point] = DIRECTIONS["egress"]
     names = (UNKNOWN, *(target.name for target in targets))
     return HookPoints(targets, names, codes, directions)
+
+
+def _refuse_shared_entries(interfaces: Sequence[Interface]) -> None:
+    """The programs find an interface by its index modulo the number of entries."""
+    by_entry: dict[int, Interface] = {}
+    for one in interfaces:
+        other = by_entry.setdefault(one.ifindex % INTERFACE_SLOTS, one)
+        if other is not one:
+            raise LoadError(
+                f"interfaces {other.name} and {one.name} have indexes ({other.ifindex},"
+                f" {one.ifindex}) that are equal modulo {INTERFACE_SLOTS};"
+                " observe them with two agents of different --name"
+            )

@@ -43,6 +43,13 @@ def ports_in(text: str) -> tuple[int, int]:
     return first, last
 
 
+def port_number(text: str) -> int:
+    """One port; 0 stands for any free one."""
+    if re.fullmatch(r"\d{1,5}", text, re.ASCII) and int(text) <= 65535:
+        return int(text)
+    raise ArgumentTypeError(f"{text!r} is no port: write 0 to 65535")
+
+
 def protocol_number(text: str) -> int:
     """The IANA number of a protocol."""
     if text.lower() in PROTOCOLS:

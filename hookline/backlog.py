@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError as ClientError
 from hookline.kafka import Kafka
 from schemas.catalogue import RECORDS
 
-GROUP = "hookline-consumer"
+GROUP = "hookline-up"
 _POLL_SECONDS = 0.1
 
 

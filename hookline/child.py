@@ -48,7 +48,7 @@ class Child:
             ChildError: it ended before.
         """
         self._process = await asyncio.create_subprocess_exec(
-            # On SIGTERM it detaches and stores what it has, so even our own SIGKILL is clean.
+            # On SIGTERM it detaches and closes its files, so nothing of ours outlives our SIGKILL.
             *("setpriv", "--pdeathsig", "TERM", "--"),
             *(sys.executable, "-m", self.name, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
@@ -70,7 +70,12 @@ class Child:
         # Who waits for the end may be cancelled; the reader reads on.
         await asyncio.shield(self._reader)
         code = await self._process.wait()
-        text = self._last_words[-1] if self._last_words else f"{self.name} ended with {code}"
+        if code < 0:
+            text = f"{self.name} was killed by signal {-code}"
+        elif self._last_words:
+            text = self._last_words[-1]
+        else:
+            text = f"{self.name} ended with {code}"
         return ChildError(text, code=code if code > 0 else 1)
 
     async def stop(self, deadline_seconds: float) -> int:
@@ -93,6 +98,9 @@ class Child:
     async def _read(self) -> None:
         if self._process is None or self._process.stderr is None:
             return
+        if self._log_path.exists():
+            # The run before may have ended for a reason that is still looked for.
+            self._log_path.replace(self._log_path.with_suffix(".log.1"))
         with self._log_path.open("w") as log:
             async for line in self._process.stderr:
                 text = line.decode(errors="replace").rstrip("\n")

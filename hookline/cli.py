@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 # Name, module, and the line that `hookline --help` shows.
 SUBCOMMANDS = (
@@ -36,6 +37,13 @@ examples:
 INTERRUPTED = 130  # as the shell reports SIGINT
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; --help says how it is right."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -54,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
     """A parser with the arguments of the subcommand that *words* name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hookline",
         description="Network flows from the kernel into a history that answers SQL.",
         epilog=EPILOG,

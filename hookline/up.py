@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config import HOOKS
 from agent.detach import detach
 from agent.interfaces import InterfaceError, list_interfaces, select
 from agent.plan import pins_of
-from hookline.arguments import seconds_in
-from hookline.backlog import until_stored
+from hookline.arguments import port_number, seconds_in
+from hookline.backlog import GROUP, until_stored
 from hookline.child import Child, ChildError
 from hookline.jvm import JavaError
 from hookline.kafka import Kafka, KafkaError, free_port, refuse_taken
@@ -87,19 +88,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"where the history is kept (default: {DEFAULT_DATA})",
     )
-    parser.add_argument("--hook", help="passed on to the agent: auto, xdp, xdp-generic or tc")
-    parser.add_argument("--sample", help="passed on to the agent: headers of one packet in N")
+    parser.add_argument(
+        "--hook", choices=HOOKS, help="where to count what comes in (default: auto)"
+    )
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="report the headers of one packet in N; 0 for none"
+    )
     parser.add_argument("--node", help="name of this machine in every row (default: its host name)")
     parser.add_argument(
         "--http-port",
-        type=int,
+        type=port_number,
         default=HTTP_PORT,
         metavar="PORT",
         help=f"where ClickHouse clients connect, on 127.0.0.1 (default: {HTTP_PORT})",
     )
     parser.add_argument(
         "--kafka-port",
-        type=int,
+        type=port_number,
         default=0,
         metavar="PORT",
         help=f"where Kafka listens, on 127.0.0.1 (default: {KAFKA_PORT}, or a free one)",
@@ -178,6 +183,8 @@ class _Up:
                 f"--kafka={self._kafka.bootstrap}",
                 f"--clickhouse=chdb://{self._place.clickhouse}",
                 f"--serve=127.0.0.1:{self._arguments.http_port}",
+                # Whatever the environment says: we ask for this group's offsets at the end.
+                f"--group={GROUP}",
                 # The one member there ever is: its successor need not wait until it is given up.
                 "--group-instance=up",
             ]
@@ -229,6 +236,8 @@ class _Up:
         codes = [await self._agent.stop(_STOP_SECONDS)]
         if codes[0] < 0:
             self._detach_for_agent()
+        elif codes[0] > 0:
+            self._live.tell(f"agent: {await self._agent.ended()}")
         if self._consumer.is_running and not await until_stored(self._kafka, _STORE_SECONDS):
             self._live.tell(
                 "what is in Kafka and not yet in ClickHouse is stored at the next start"
@@ -240,6 +249,7 @@ class _Up:
 
     def _detach_for_agent(self) -> None:
         """Remove the programs of an agent that was killed, which stay attached else."""
+        self._live.tell("agent: killed; what it had counted and not yet published is lost")
         pins = pins_of(self._agent_name)
         detach(pins, {})
         pins.remove()

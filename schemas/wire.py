@@ -27,6 +27,7 @@ MAX_ROWS = 1 << 20
 MAX_PAYLOAD_BYTES = 256 << 20
 MAX_NAME_BYTES = 256
 MAX_CATEGORIES = 1 << 16
+LATEST_TIME_NS = 7_258_118_400_000_000_000  # 2200-01-01
 
 
 class WireError(Exception):
@@ -173,6 +174,7 @@ def _decode_columns(
             known[one.name] = values
     if "time" not in known:
         raise WireError("column time is missing")
+    _check_time(known["time"])
     return known, tuple(str(name) for name in columns if name not in known)
 
 
@@ -180,6 +182,15 @@ def _check_allowed(one: Field, values: NDArray[Any]) -> None:
     # ClickHouse stores a number that its enum has no name for, and then fails each query.
     if one.kind.allowed and not (named := np.isin(values, one.kind.allowed)).all():
         raise WireError(f"column {one.name} has value {values[~named][0]}, which has no name")
+
+
+def _check_time(times: Column) -> None:
+    """Refuse times that no clock shows: a partition of the table would be made for each."""
+    if isinstance(times, Names) or not len(times):
+        return
+    for wrong in (int(times.min()), int(times.max())):
+        if not 0 <= wrong < LATEST_TIME_NS:
+            raise WireError(f"column time holds {wrong}, which is not between 1970 and 2200")
 
 
 def _decode_names(name: str, encoded: object, rows: int) -> Names:

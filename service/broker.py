@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.options import ConfigError, Secret, option, secret
+from service.options import ConfigError, Secret, host_and_port, option, secret
 
 KAFKA = "Kafka"
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
@@ -100,7 +100,9 @@ class BrokerOptions:
     kafka_password: Secret = secret("SASL password", group=KAFKA)
 
     def check_broker(self) -> None:
-        """Raises: ConfigError where the options do not go together."""
+        """Raises: ConfigError where an option is wrong or they do not go together."""
+        for address in self.kafka.split(","):
+            host_and_port(address.strip(), "kafka")
         for name in ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file"):
             if (path := getattr(self, name)) and not Path(path).is_file():
                 raise ConfigError(f"{name} is {path}, which is no file")

@@ -36,6 +36,9 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(EventFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # What these say of a server that is away, we say in one line.
+    for library in ("urllib3", "clickhouse_connect"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def quiet_kafka_client(*, quiet: bool) -> None:

@@ -9,6 +9,7 @@ An option whose default is a tuple may be given several times, or as one text wi
 
 import argparse
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 ENVIRONMENT_PREFIX = "HOOKLINE_"
+_HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 Options = TypeVar("Options")
 
@@ -174,6 +176,6 @@ def host_and_port(address: str, name: str) -> tuple[str, int]:
         ConfigError: it is written otherwise.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 0xFFFF:
+    if not _HOST.fullmatch(host) or not port.isdecimal() or int(port) > 0xFFFF:
         raise ConfigError(f"{name} is {address!r}; write HOST:PORT, as in 127.0.0.1:8123")
     return host.strip("[]"), int(port)

@@ -184,6 +184,16 @@ def test_many_interfaces_have_codes_wide_enough(count, code_type):
     assert column.categories[column.codes[0]] == f"veth{count - 1}"
 
 
+def test_interfaces_that_the_programs_cannot_tell_apart_are_refused_by_name():
+    pair = [
+        Interface("veth1", 30001, is_up=True, link_bytes=14, is_hardware=False),
+        Interface("veth2", 30001 + 16384, is_up=True, link_bytes=14, is_hardware=False),
+    ]
+
+    with pytest.raises(LoadError, match="^interfaces veth1 and veth2 have indexes"):
+        number_points(pair)
+
+
 def test_more_interfaces_than_there_are_points_are_refused_with_their_number():
     many = [
         Interface(f"veth{number}", number + 1, is_up=True, link_bytes=14, is_hardware=False)

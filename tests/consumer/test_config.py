@@ -59,7 +59,7 @@ def test_no_secret_is_shown():
     )
 
     assert "hunter2" not in repr(config)
-    assert "hunter2" not in repr(config.broker)
+    assert "hunter2" not in repr(config.broker("any"))
     assert config.clickhouse.masked == "http://me:***@db:8123"
 
 
@@ -75,6 +75,8 @@ def test_no_secret_is_shown():
         ({"clickhouse": "http://db:8123", "serve": "127.0.0.1:8123"}, "serve works with chdb"),
         ({"serve": "8123"}, "serve is '8123'; write HOST:PORT"),
         ({"metrics_listen": "127.0.0.1:99999"}, "metrics_listen is"),
+        ({"kafka": ""}, "kafka is ''; write HOST:PORT"),
+        ({"kafka": "k-1:9092,foo bar"}, "kafka is 'foo bar'; write HOST:PORT"),
         ({"kafka_security": "tls"}, "choose one of plaintext, ssl"),
         ({"kafka_security": "sasl_ssl"}, "needs kafka_user"),
         ({"kafka_ca_file": "/does/not/exist"}, "kafka_ca_file is /does/not/exist"),

@@ -47,6 +47,9 @@ def batches(draw: st.DrawFn) -> wire.Batch:
         elif field.kind.allowed:
             numbers = st.lists(st.sampled_from(field.kind.allowed), min_size=rows, max_size=rows)
             columns[field.name] = np.array(draw(numbers), "|u1")
+        elif field.kind is TIME_NS and field.name == "time":
+            times = st.lists(st.integers(0, wire.LATEST_TIME_NS - 1), min_size=rows, max_size=rows)
+            columns[field.name] = np.array(draw(times), "<i8")
         else:
             width = rows * field.kind.size_bytes
             columns[field.name] = np.frombuffer(
@@ -221,3 +224,11 @@ def test_any_msgpack_library_reads_a_record(kind):
 def test_every_kind_begins_with_the_time_of_its_rows():
     assert all(record.fields[0].name == "time" for record in RECORDS)
     assert all(record.fields[0].kind is TIME_NS for record in RECORDS)
+
+
+@pytest.mark.parametrize("time_ns", [-1, wire.LATEST_TIME_NS, -(1 << 63), (1 << 63) - 1])
+def test_a_time_that_no_clock_shows_is_rejected(time_ns):
+    payload = with_column("time", ["<i8", np.array([0, time_ns], "<i8").tobytes()])
+
+    with pytest.raises(wire.WireError, match=f"column time holds {time_ns}, which is not between"):
+        wire.decode(payload)

@@ -2,7 +2,7 @@
 .PHONY: help setup dev up demo test check lint types style shell generated generate lock bench clean
 bin := .venv/bin
 # bpf/events.h is laid out by its generator, which `generated` checks.
-written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h))
+written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h bench/*.c))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile

@@ -19,7 +19,7 @@ readonly PYTHON=/usr/bin/python3
 
 readonly RUNTIME_PACKAGES=(ca-certificates iproute2 iputils-ping libbpf1 python3 python3-bpfcc python3-venv)
 readonly DEV_PACKAGES=(
-	bind9-dnsutils clang clang-format curl ethtool iperf3 make nginx-light nmap
+	clang clang-format curl ethtool git iperf3 make openssl procps
 	shellcheck systemd tcpdump tshark
 )
 
@@ -80,7 +80,7 @@ install_packages() {
 	fetching "$*" apt-get install -q -y --no-install-recommends "$@"
 }
 
-# Packages such as nginx start a public server when installed; the tests only want the program.
+# A package that brings a server may start it when installed; the tests only want the program.
 hold_services() {
 	local policy=/usr/sbin/policy-rc.d
 	[[ ! -e $policy ]] || return 0

@@ -189,8 +189,11 @@ class _Up:
                 "--group-instance=up",
             ]
         )
-        self._place.running.write_text(json.dumps({"pid": os.getpid(), "http": self._url}) + "\n")
         await self._agent.start(self._agent_arguments())
+        # Once this is there, everything works; nobody ever reads half of it.
+        written = self._place.running.with_suffix(".new")
+        written.write_text(json.dumps({"pid": os.getpid(), "http": self._url}) + "\n")
+        written.replace(self._place.running)
         self._live.tell(
             f"up after {time.monotonic() - started:.1f} s: kafka {self._kafka.bootstrap},"
             f" clickhouse {self._url}, history {self._place.data}"

@@ -2,6 +2,7 @@
 """`hookline demo`: build three hosts, let them talk, watch them, and say what was found."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from hookline.arguments import seconds_in
 from hookline.demo.findings import FINDINGS
 from hookline.demo.hosts import LAPTOP, STORE, SWITCH, WEB, HostError, hosts, inside
+from hookline.settings import RUNNING_FILE
 
 _DEFAULT_SECONDS = 60.0
 _START_SECONDS = 60.0
@@ -84,15 +86,19 @@ def _watch(data: Path, seconds: float) -> None:
 
 
 def _await_start(up: subprocess.Popen[bytes], data: Path) -> None:
-    """Wait until the agent is attached, which is the last part of the start."""
-    log = data / "agent.log"
+    """Wait until it says that everything has started."""
     deadline = time.monotonic() + _START_SECONDS
-    while not (log.is_file() and "agent ready" in log.read_text()):
+    while not _is_of(up.pid, data / RUNNING_FILE):
         if up.poll() is not None:
             raise DemoError("hookline up failed; see above")
         if time.monotonic() > deadline:
             raise DemoError(f"hookline up has not started after {_START_SECONDS:g} s")
         time.sleep(0.1)
+
+
+def _is_of(pid: int, running: Path) -> bool:
+    # A history that was kept may hold the file of an earlier run that was killed.
+    return running.is_file() and json.loads(running.read_text())["pid"] == pid
 
 
 def _talk(seconds: float) -> None:

@@ -7,6 +7,7 @@ standard input as JSON, a report comes back on its standard output.
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ from typing import Self
 from agent.interfaces import LinkCounters
 
 BPFFS = Path("/sys/fs/bpf")
+_ROOT = BPFFS / "hookline"
 INTERFACE_SLOTS = 1 << 14
 # Point 0 books what met no known interface.
 FIRST_POINT = 1
@@ -129,6 +131,9 @@ class Pins:
 
     def make(self) -> None:
         for kind in ("maps", "programs", "links"):
+            # Another agent that ends may remove the folder that we share under our hands.
+            with suppress(FileNotFoundError):
+                (self.root / kind).mkdir(parents=True, exist_ok=True)
             (self.root / kind).mkdir(parents=True, exist_ok=True)
 
     def remove(self) -> None:
@@ -140,8 +145,12 @@ class Pins:
                 path.unlink()
         if self.root.is_dir():
             self.root.rmdir()
+        if self.root.parent == _ROOT:
+            # The last agent takes the folder along; while others have pins it stays.
+            with suppress(OSError):
+                _ROOT.rmdir()
 
 
 def pins_of(name: str) -> Pins:
     """Where the agent of that name keeps its objects."""
-    return Pins(BPFFS / "hookline" / name)
+    return Pins(_ROOT / name)

@@ -115,6 +115,9 @@ def test_an_agent_that_is_stopped_leaves_nothing(wire, flags):
 
     assert programs_on(wire.near) == before
     assert not observed.pins.exists()
+    # The folder that agents share stays only while another has pins in it.
+    shared = observed.pins.parent
+    assert not shared.exists() or any(shared.iterdir())
 
 
 def test_a_foreign_filter_and_its_qdisc_stay(wire):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load the kernel programs and leave: `python -m agent.loader`, a plan on its standard input.
+"""Load the kernel programs and leave: `python -m agent.loader PID`, a plan on its standard input.
+
+PID is the agent's.
 
 Reads a plan, compiles, loads, pins, attaches, prints a report and exits.  Pins keep all of it
 alive, and the memory that bcc and LLVM took goes back with this process.  A step that fails
@@ -30,6 +32,8 @@ _BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 def main() -> int:
     # What is attached for an agent that was killed would count on, and nobody would read it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):  # it was killed before the line above
+        return 1
     try:
         report = _load(Plan.from_json(sys.stdin.read()))
     except LoadError as error:

@@ -24,6 +24,7 @@ async def load(plan: Plan) -> Report:
         sys.executable,
         "-m",
         "agent.loader",
+        str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -290,12 +290,23 @@ def test_a_loader_ends_with_its_agent(wire):
         remove_pins(started)
 
 
+def test_a_loader_whose_agent_was_killed_first_does_not_begin():
+    not_its_parent = str(os.getppid())
+    command = [sys.executable, "-m", "agent.loader", not_its_parent]
+    orphan = subprocess.run(
+        command, check=False, cwd=ROOT, input="no plan", capture_output=True, text=True
+    )
+
+    # It did not come to reading the plan.
+    assert (orphan.returncode, orphan.stdout, orphan.stderr) == (1, "", "")
+
+
 def loader_of(started: Agent) -> int | None:
     """The process id of an agent's loader once it compiles."""
     children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
     for child in children:
         maps = Path(f"/proc/{child}/maps")
-        if b"agent.loader" in Path(f"/proc/{child}/cmdline").read_bytes() and "bcc" in (
+        if b"agent.loader" in Path(f"/proc/{child}/cmdline").read_bytes() and "libbcc" in (
             maps.read_text()
         ):
             return int(child)

@@ -6,8 +6,9 @@ load, so that nobody outside can aim flows at one set of the cache.
 """
 
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,29 @@ from typing import Any
 from agent.plan import INTERFACE_SLOTS, LoadError, Plan
 
 SOURCE_PATH = Path(__file__).resolve().parent.parent / "bpf"
-MAPS = ("flow_slots", "flow_origins", "totals", "interfaces", "agent_clock", "evictions", "packets")
-PROGRAMS = {
-    "hook_xdp": "XDP",
-    "hook_ingress": "SCHED_CLS",
-    "hook_egress": "SCHED_CLS",
-    "hook_clock": "SCHED_CLS",
-}
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_INCLUDE = re.compile(r'^#include "(\w+\.bpf\.h)"\n', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is compiled in one go: a file of bpf/, its programs with their types, and its maps."""
+
+    file: str
+    programs: Mapping[str, str]
+    maps: tuple[str, ...]
+
+
+FLOW = Source(
+    "flow.bpf.c",
+    {
+        "hook_xdp": "XDP",
+        "hook_ingress": "SCHED_CLS",
+        "hook_egress": "SCHED_CLS",
+        "hook_clock": "SCHED_CLS",
+    },
+    ("flow_slots", "flow_origins", "totals", "interfaces", "agent_clock", "evictions", "packets"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +55,28 @@ class Loaded:
 def load(plan: Plan) -> Loaded:
     """Compile for the ring buffer, or for the perf buffer where the kernel lacks the former.
 
+    The maps come into being pinned, so the folder of the plan's pins must be there.
+
     Raises:
         LoadError: the compiler or the verifier refuses.
     """
     if plan.buffer != "auto":
-        return _load(plan, plan.buffer)
+        return load_source(FLOW, plan, plan.buffer)
     try:
-        return _load(plan, "ring")
+        return load_source(FLOW, plan, "ring")
     except LoadError:
         # A kernel without the ring buffer refuses the map itself (before Linux v5.8).
-        return _load(plan, "perf")
+        plan.pins.remove()
+        plan.pins.make()
+        return load_source(FLOW, plan, "perf")
 
 
-def _load(plan: Plan, buffer: str) -> Loaded:
+def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
+    """Compile and load one source; maps that are pinned already are shared, others are made.
+
+    Raises:
+        LoadError: the compiler or the verifier refuses.
+    """
     # bcc reads it at import and at compile time, and else looks for the kernel's headers.
     os.environ["BCC_KERNEL_SOURCE"] = str(SOURCE_PATH / "headers")
     try:
@@ -61,16 +86,33 @@ def _load(plan: Plan, buffer: str) -> Loaded:
     with _quiet_stderr() as complaints:
         try:
             module = BPF(
-                src_file=str(SOURCE_PATH / "flow.bpf.c"), cflags=_definitions(plan, buffer)
+                text=source_text(source.file).encode(), cflags=_definitions(plan, buffer)
             )
             programs = {
                 name: module.load_func(name, getattr(BPF, kind)).fd
-                for name, kind in PROGRAMS.items()
+                for name, kind in source.programs.items()
             }
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             raise LoadError(_last_line(complaints) or str(error)) from None
-    maps = {name: module[name].map_fd for name in MAPS}
+    maps = {name: module[name].map_fd for name in source.maps}
     return Loaded(maps, programs, buffer, module)
+
+
+def source_text(file: str) -> str:
+    """A file of bpf/ with every *.bpf.h in place of the line that first includes it.
+
+    bcc translates map accesses in its main file only.
+    """
+    seen: set[str] = set()
+
+    def content(match: re.Match[str]) -> str:
+        if match[1] in seen:
+            return ""
+        seen.add(match[1])
+        text = (SOURCE_PATH / match[1]).read_text().replace("#pragma once\n", "")
+        return _INCLUDE.sub(content, text)
+
+    return _INCLUDE.sub(content, (SOURCE_PATH / file).read_text())
 
 
 def _definitions(plan: Plan, buffer: str) -> list[str]:
@@ -87,6 +129,7 @@ def _definitions(plan: Plan, buffer: str) -> list[str]:
     seeds = [f"-DSEED_{number}={secrets.randbits(64) | 1}ULL" for number in range(5)]
     return [
         f"-I{SOURCE_PATH}",
+        f'-DPINS="{plan.pins.map("")}"',
         *(f"-D{name}={value}" for name, value in numbers.items()),
         *seeds,
     ]

@@ -45,16 +45,18 @@ def main() -> int:
 
 def _load(plan: Plan) -> Report:
     _ensure_bpffs(BPFFS)
-    loaded = load(plan)
-    attachment = Attachment(plan, loaded, plan.pins)
-    _clear_stale(attachment)
+    warnings = _clear_stale(plan)
+    plan.pins.make()
+    attachment = None
     try:
+        loaded = load(plan)
+        attachment = Attachment(plan, loaded, plan.pins, warnings)
         _pin(plan.pins, loaded)
         for target in plan.targets:
             _introduce(target, loaded)
         attached = tuple(attachment.attach(target) for target in plan.targets)
     except BaseException:
-        detach(plan.pins, attachment.clsact)
+        detach(plan.pins, attachment.clsact if attachment else {})
         plan.pins.remove()
         raise
     return Report(
@@ -65,23 +67,19 @@ def _load(plan: Plan) -> Report:
     )
 
 
-def _clear_stale(attachment: Attachment) -> None:
-    """Remove what an agent of the same name left when it was killed."""
-    plan = attachment.plan
+def _clear_stale(plan: Plan) -> list[str]:
+    """Remove what an agent of the same name left when it was killed; returns what to say of it."""
     if not plan.pins.root.is_dir():
-        return
+        return []
     detach(plan.pins, {target.ifindex: False for target in plan.targets})
     plan.pins.remove()
-    attachment.warnings.append(
+    return [
         f"removed what an earlier agent had left under {plan.pin_path};"
         " what it had not published is gone"
-    )
+    ]
 
 
 def _pin(pins: Pins, loaded: Loaded) -> None:
-    pins.make()
-    for name, fd in loaded.maps.items():
-        libbpf.pin(fd, pins.map(name))
     for name, fd in loaded.programs.items():
         libbpf.pin(fd, pins.program(name))
 

@@ -8,7 +8,8 @@ batches.  The order inside matters and is stated where it does.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from agent.batch import Batcher
 from agent.clock import Anchor, KernelClock
@@ -36,6 +37,28 @@ _MANY_ROWS = 1 << 16
 _SETTLE_SECONDS = 0.05
 
 
+@dataclass(slots=True)
+class Events:
+    """One kind of event on its way from the kernel's buffer to records of the same kind."""
+
+    kind: str
+    buffer: "RingBuffer | PerfBuffer"
+    columns: Callable[[Rows, HookPoints, Anchor], Columns]
+    waiting: list[Rows] = field(default_factory=list)
+
+    # Most drains find nothing, fifty times a second; so nothing is done with nothing.
+    def drain(self) -> int:
+        """Empty the buffer; returns how many events wait for their batch."""
+        if len(rows := self.buffer.drain()):
+            self.waiting.append(rows)
+        return sum(map(len, self.waiting))
+
+    def take(self) -> Rows | None:
+        """Everything that waited."""
+        waiting, self.waiting = self.waiting, []
+        return joined(waiting) if waiting else None
+
+
 class Observer:
     """Reads one agent's kernel memory.  Nothing here waits for Kafka."""
 
@@ -56,16 +79,15 @@ class Observer:
         self._cache = FlowCache(maps.slots, maps.origins)
         self._clock = KernelClock(plan.pins, maps.clock)
         self._evictions = _event_buffer(plan, buffer, "evictions", FLOW_EVICTION)
-        self._packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
+        packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
+        self._events = [Events("packet", packets, packet_columns)]
         self._counted: list[Counted] = []
-        self._events: list[Rows] = []
         self._gone: set[str] = set()
 
     def drain(self) -> Iterator[Batch]:
         """Empty the event buffers; batches come out when there is much."""
-        self._drain_packets()
+        waiting = self._drain_events()
         self._drain_evictions()
-        waiting = sum(len(events) for events in self._events)
         waiting += sum(len(counted) for counted in self._counted)
         if waiting >= _MANY_ROWS:
             yield from self._take_batches(self._clock.anchor())
@@ -85,7 +107,7 @@ class Observer:
             totals[name] = overflowed[name]
         # 3. The evictions that had happened by then, and with them what never came.
         lost = self._settle_evictions()
-        self._drain_packets()
+        self._drain_events()
         self._counted.append(counted)
         yield from self._take_batches(anchor)
         yield from self._overflow_batches(totals, lost, anchor)
@@ -103,10 +125,8 @@ class Observer:
                 # Not lost, only late: the next interval knows.
                 return None
 
-    # Most drains find nothing, fifty times a second; so nothing is done with nothing.
-    def _drain_packets(self) -> None:
-        if len(events := self._packets.drain()):
-            self._events.append(events)
+    def _drain_events(self) -> int:
+        return sum(events.drain() for events in self._events)
 
     def _drain_evictions(self) -> None:
         if len(evictions := self._evictions.drain()):
@@ -119,10 +139,10 @@ class Observer:
                 point = unpack(LANE, "point", part.slots["lane"])
                 self._ledger.book_rows(point, part.packets, part.bytes)
                 yield from self._batch("flow", flow_columns(part, self._points, anchor), anchor)
-        events, self._events = self._events, []
-        if events:
-            columns = packet_columns(joined(events), self._points, anchor)
-            yield from self._batch("packet", columns, anchor)
+        for events in self._events:
+            if (rows := events.take()) is not None:
+                columns = events.columns(rows, self._points, anchor)
+                yield from self._batch(events.kind, columns, anchor)
 
     def _overflow_batches(self, totals: Rows, lost: Lost | None, anchor: Anchor) -> Iterator[Batch]:
         start_ns = self._ledger.started_ns

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The flow cache.
+ *
+ * Each CPU owns a part of one array, in sets of WAYS slots of one cache line.  The set is chosen by
+ * a keyed hash; a slot with the same identity is updated in place.  A flow that finds no slot takes
+ * an empty one, or evicts the flow of its set that was silent for longest.  That flow goes through
+ * the ring buffer; where that is full its counts go to the hook point's overflow totals.
+ *
+ * The agent maps the arrays and reads them while we write; see agent/flowcache.py.  A slot's
+ * generation is odd while its identity changes.  Only the owning CPU writes to a slot, and XDP
+ * and tc run with softirqs off, so there is never more than one writer.
+ */
+#pragma once
+
+#include "maps.bpf.h"
+#include "parse.h"
+
+#define WAYS	      4
+#define LONGEST_BYTES 0xffff
+
+/* An eviction holds a slot, then its origin, as they were. */
+_Static_assert(__builtin_offsetof(struct flow_eviction, slot_index) ==
+		       sizeof(struct flow_slot) + sizeof(struct flow_origin),
+	       "an eviction holds the whole origin");
+
+/* Orders our own stores for the agent's mapping; x86 does not reorder them further. */
+#define barrier() asm volatile("" ::: "memory")
+
+/* A word of a slot that is declared as several fields. */
+typedef u64 __attribute__((may_alias)) u64_of_fields;
+_Static_assert(__builtin_offsetof(struct flow_slot, dst_port_be) ==
+			       __builtin_offsetof(struct flow_slot, src_port_be) + 2 &&
+		       __builtin_offsetof(struct flow_slot, lane) ==
+			       __builtin_offsetof(struct flow_slot, src_port_be) + 4,
+	       "ports and lane are one word");
+
+static __always_inline u64_of_fields *ports_and_lane(const struct flow_slot *slot)
+{
+	return (u64_of_fields *)&slot->src_port_be;
+}
+
+static __always_inline u64 key_ports_and_lane(const struct flow_key *key)
+{
+	return key->lane << 32 | key->ports_be;
+}
+
+/*
+ * Multiplication carries upwards only.  So addresses are turned round: hosts of one network differ
+ * in their last byte, which must come lowest to reach the rest.  And so products are shifted before
+ * they are put together: the same difference in the top bits of two words would cancel out
+ * otherwise, whatever the seeds.
+ */
+static __always_inline u64 hash_key(const struct flow_key *key)
+{
+	u64 hash = key_ports_and_lane(key) * SEED_0;
+
+	hash ^= __builtin_bswap64(key->src_addr[1]) * SEED_1 >> 9;
+	hash ^= __builtin_bswap64(key->dst_addr[1]) * SEED_2 >> 18;
+	hash ^= __builtin_bswap64(key->src_addr[0]) * SEED_3 >> 27;
+	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol) * SEED_4 >> 36;
+	/* The high half of a product depends on all of its bits, the low half does not. */
+	hash ^= hash >> 32;
+	return hash * SEED_0 >> 32;
+}
+
+static __always_inline bool is_same_flow(const struct flow_slot *slot, const struct flow_key *key)
+{
+	return slot->src_addr[0] == key->src_addr[0] && slot->src_addr[1] == key->src_addr[1] &&
+	       slot->dst_addr[0] == key->dst_addr[0] && slot->dst_addr[1] == key->dst_addr[1] &&
+	       *ports_and_lane(slot) == key_ports_and_lane(key) && slot->protocol == key->protocol;
+}
+
+static __always_inline void overflow(struct hook_totals *books, const struct flow_slot *slot)
+{
+	books->overflows++;
+	books->overflow_packets += slot->packets;
+	books->overflow_bytes += slot->bytes;
+}
+
+/* The books of the evicted flow's own hook point, which may be another than the packet's. */
+static __always_inline struct hook_totals *books_of(const struct flow_slot *slot, u32 cpu)
+{
+	u32 index = cpu * HOOK_POINTS + (slot->lane & LANE_POINT_MASK);
+
+	return totals.lookup(&index);
+}
+
+static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 slot_index, u32 cpu)
+{
+	struct flow_origin *origin = flow_origins.lookup(&slot_index);
+	struct hook_totals *books = books_of(slot, cpu);
+
+	if (!origin || !books)
+		return;
+#if PERF_BUFFER
+	struct flow_eviction eviction = {};
+
+	__builtin_memcpy(&eviction, slot, sizeof(*slot));
+	__builtin_memcpy(&eviction.first_ns, origin, sizeof(*origin));
+	eviction.slot_index = slot_index;
+	if (evictions.perf_submit(ctx, &eviction, sizeof(eviction)) < 0) {
+		overflow(books, slot);
+		return;
+	}
+#else
+	struct flow_eviction *eviction = evictions.ringbuf_reserve(sizeof(*eviction));
+
+	if (!eviction) {
+		overflow(books, slot);
+		return;
+	}
+	__builtin_memcpy(eviction, slot, sizeof(*slot));
+	__builtin_memcpy(&eviction->first_ns, origin, sizeof(*origin));
+	eviction->slot_index = slot_index;
+	evictions.ringbuf_submit(eviction, BPF_RB_NO_WAKEUP);
+#endif
+	books->evictions++;
+}
+
+/* A slot has 16 bits for a packet's length, and the longest stands for longer ones too. */
+static __always_inline u64 at_longest(u64 bytes)
+{
+	return bytes > LONGEST_BYTES ? LONGEST_BYTES : bytes;
+}
+
+/* Counts a packet of the flow that the slot holds. */
+static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
+				  const struct packet *packet, u64 now)
+{
+	u32 zero = 0;
+	struct agent_clock *clock = agent_clock.lookup(&zero);
+
+	/*
+	 * An interval begins with a tick that lies ahead when the agent announces it.  So however
+	 * many packets a flow has, one of them is the first, and it is so only once.
+	 */
+	if (clock && (s32)(slot->last_jiffies - clock->interval_jiffies) < 0 &&
+	    (s32)((u32)now - clock->interval_jiffies) >= 0) {
+		struct flow_origin *origin = flow_origins.lookup(&slot_index);
+
+		if (origin) {
+			/* Of packets since the snapshot but before the tick, only this tells. */
+			origin->before_min_bytes = slot->min_bytes;
+			origin->before_max_bytes = slot->max_bytes;
+			origin->before_tcp_flags = slot->tcp_flags;
+			origin->first_ns = bpf_ktime_get_ns();
+		}
+		slot->tcp_flags = packet->tcp_flags;
+		slot->min_bytes = at_longest(packet->min_bytes);
+		slot->max_bytes = at_longest(packet->max_bytes);
+	} else {
+		/* Compare before writing: most packets change none of these. */
+		if (packet->tcp_flags & ~slot->tcp_flags)
+			slot->tcp_flags |= packet->tcp_flags;
+		if (packet->min_bytes < slot->min_bytes)
+			slot->min_bytes = packet->min_bytes;
+		if (packet->max_bytes > slot->max_bytes)
+			slot->max_bytes = at_longest(packet->max_bytes);
+	}
+	slot->last_jiffies = now;
+	slot->bytes += packet->bytes;
+	barrier();
+	slot->packets += packet->segments;
+}
+
+/* Gives the slot to the packet's flow. */
+static __always_inline void take(struct flow_slot *slot, u32 slot_index,
+				 const struct packet *packet, u64 now)
+{
+	struct flow_origin *origin = flow_origins.lookup(&slot_index);
+	u16 generation = slot->generation;
+
+	*(volatile u16 *)&slot->generation = generation + 1;
+	barrier();
+	slot->src_addr[0] = packet->key.src_addr[0];
+	slot->src_addr[1] = packet->key.src_addr[1];
+	slot->dst_addr[0] = packet->key.dst_addr[0];
+	slot->dst_addr[1] = packet->key.dst_addr[1];
+	*ports_and_lane(slot) = key_ports_and_lane(&packet->key);
+	slot->protocol = packet->key.protocol;
+	slot->tcp_flags = packet->tcp_flags;
+	slot->packets = packet->segments;
+	slot->bytes = packet->bytes;
+	slot->last_jiffies = now;
+	slot->min_bytes = at_longest(packet->min_bytes);
+	slot->max_bytes = at_longest(packet->max_bytes);
+	if (origin) {
+		origin->before_min_bytes = LONGEST_BYTES;
+		origin->before_max_bytes = 0;
+		origin->before_tcp_flags = 0;
+		origin->first_ns = bpf_ktime_get_ns();
+	}
+	barrier();
+	*(volatile u16 *)&slot->generation = generation + 2;
+}
+
+/* Counts the packet in the flow cache.  Returns whether it began a flow. */
+static __always_inline bool account(void *ctx, const struct packet *packet, u64 cpu)
+{
+	u64 first =
+		cpu * SLOTS_PER_CPU + (hash_key(&packet->key) & (SLOTS_PER_CPU - 1) & ~(WAYS - 1));
+	u64 now = bpf_jiffies64();
+	struct flow_slot *victim = NULL;
+	u32 victim_age = 0, victim_index = 0;
+
+#pragma unroll
+	for (int way = 0; way < WAYS; way++) {
+		u32 index = first + way;
+		struct flow_slot *slot = flow_slots.lookup(&index);
+		u32 age;
+
+		if (!slot)
+			return false;
+		if (is_same_flow(slot, &packet->key) && slot->bytes) {
+			touch(slot, index, packet, now);
+			return false;
+		}
+		/* An empty slot, known by its bytes since packets wrap, is older than any flow. */
+		age = slot->bytes ? now - slot->last_jiffies + 1 : ~0U;
+		if (!victim || age > victim_age) {
+			victim = slot;
+			victim_age = age;
+			victim_index = index;
+		}
+	}
+	if (!victim)
+		return false;
+	if (victim->bytes)
+		evict(ctx, victim, victim_index, cpu);
+	take(victim, victim_index, packet, now);
+	return true;
+}

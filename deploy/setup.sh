@@ -126,6 +126,8 @@ python_packages() {
 
 setup_venv() {
 	local group=$1 name lock=requirements.lock
+	# Another checkout's: to make it anew would take it away from there.
+	[[ ! -L $VENV ]] || return 0
 	make_venv
 	name=$(python_packages | name_of)
 	[[ ! -e $VENV/.installed-$name-dev && ! -e $VENV/.installed-$name-$group ]] || return 0

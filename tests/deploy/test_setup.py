@@ -129,6 +129,19 @@ def test_a_missing_network_is_told_in_one_line_and_the_noise_goes_to_a_file(mach
     assert "Temporary failure resolving" in log.read_text()
 
 
+def test_an_environment_that_is_shared_by_a_link_is_left_as_it_is(machine, tmp_path):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "of-another-checkout").touch()
+    (machine.folder / ".venv").symlink_to(tmp_path / "venv")
+    machine.answer("dpkg-query", 'shift 3; printf "installed %s\\n" "$@"')
+    machine.answer("mvn", "exit 1")
+
+    ended = machine.setup("/usr/bin:/bin")
+
+    assert "Kafka's jars" in ended.stderr
+    assert os.listdir(tmp_path / "venv") == ["of-another-checkout"]
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_a_lock_pins_content_and_names_no_place(lock):
     text = lock.read_text()

@@ -139,7 +139,7 @@ def test_an_environment_that_is_shared_by_a_link_is_left_as_it_is(machine, tmp_p
     ended = machine.setup("/usr/bin:/bin")
 
     assert "Kafka's jars" in ended.stderr
-    assert os.listdir(tmp_path / "venv") == ["of-another-checkout"]
+    assert [path.name for path in (tmp_path / "venv").iterdir()] == ["of-another-checkout"]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)

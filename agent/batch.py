@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from schemas.wire import Batch, Column, Names
+from schemas.wire import Batch, Column, Names, Text
 
 MAX_ROWS = 8192
 # An Apache Kafka broker accepts 1 MiB by default (message.max.bytes), after compression, on which
@@ -47,12 +47,19 @@ class Batcher:
 def _slice(column: Column, start: int, stop: int) -> Column:
     if isinstance(column, Names):
         return Names(column.codes[start:stop], column.categories)
+    if isinstance(column, Text):
+        return column.cut(start, stop)
     return column[start:stop]
 
 
 def _value_bytes(column: Column) -> int:
+    if isinstance(column, Text):
+        # The longest counts for all: names that somebody else chose must not make a batch burst.
+        return column.lengths.itemsize + int(column.lengths.max(initial=0))
     return (column.codes if isinstance(column, Names) else column).itemsize
 
 
 def _rows(column: Column) -> int:
+    if isinstance(column, Text):
+        return len(column.lengths)
     return len(column.codes if isinstance(column, Names) else column)

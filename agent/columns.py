@@ -13,9 +13,9 @@ from agent.points import HookPoints
 from agent.rows import Rows
 from schemas.dtype import unpack
 from schemas.flow import FLOW, LANE, SHAPES
-from schemas.layout import NAME, Record
+from schemas.layout import NAME, TEXT, Record
 from schemas.packet import PACKET
-from schemas.wire import Column, Names
+from schemas.wire import Column, Names, Text, no_text
 
 _ETHERTYPE_OF_SHAPE = {SHAPES["ipv4"]: 0x0800, SHAPES["ipv6"]: 0x86DD}
 _ICMP = 1
@@ -122,6 +122,8 @@ def typed(record: Record, columns: Mapping[str, Any]) -> dict[str, Column]:
         values = columns.get(field.name)
         if field.kind is NAME:
             typed[field.name] = values if isinstance(values, Names) else _no_names(rows)
+        elif field.kind is TEXT:
+            typed[field.name] = values if isinstance(values, Text) else no_text(rows)
         elif values is None:
             typed[field.name] = np.zeros(rows, field.kind.numpy)
         else:

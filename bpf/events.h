@@ -4,6 +4,12 @@
 
 #define HEADER_BYTES 96
 
+#define DNS_MESSAGE_BYTES 272
+
+#define TLS_CHUNK_BYTES 1472
+
+#define TLS_HELLO_BYTES 4096
+
 enum shape {
 	SHAPE_OTHER = 0,
 	SHAPE_IPV4 = 1,
@@ -202,6 +208,82 @@ _Static_assert(__builtin_offsetof(struct packet_event, packets) == 56, "packets"
 _Static_assert(__builtin_offsetof(struct packet_event, header_bytes) == 58, "header_bytes");
 _Static_assert(__builtin_offsetof(struct packet_event, reserved13) == 59, "reserved13");
 _Static_assert(__builtin_offsetof(struct packet_event, header) == 64, "header");
+
+/* The beginning of one DNS message, as it goes through the buffer. */
+struct dns_event {
+	/* CLOCK_MONOTONIC when the hook saw the packet */
+	__u64 seen_ns;
+	/* source address; IPv4 is mapped into ::ffff/96 */
+	__u64 src_addr[2];
+	/* destination address; IPv4 is mapped into ::ffff/96 */
+	__u64 dst_addr[2];
+	/* source port */
+	__u16 src_port_be;
+	/* destination port */
+	__u16 dst_port_be;
+	/* as in a flow's slot */
+	__u32 lane;
+	/* IANA protocol number; 0 where the packet is not IP */
+	__u8 protocol;
+	__u8 reserved7;
+	/* length of the message; over TCP, what its prefix says */
+	__u16 message_bytes;
+	/* how many bytes of `message` were captured */
+	__u16 captured_bytes;
+	__u8 reserved10[2];
+	/* the first bytes; what is behind them is junk */
+	__u8 message[272];
+};
+_Static_assert(sizeof(struct dns_event) == 328, "size");
+_Static_assert(__builtin_offsetof(struct dns_event, seen_ns) == 0, "seen_ns");
+_Static_assert(__builtin_offsetof(struct dns_event, src_addr) == 8, "src_addr");
+_Static_assert(__builtin_offsetof(struct dns_event, dst_addr) == 24, "dst_addr");
+_Static_assert(__builtin_offsetof(struct dns_event, src_port_be) == 40, "src_port_be");
+_Static_assert(__builtin_offsetof(struct dns_event, dst_port_be) == 42, "dst_port_be");
+_Static_assert(__builtin_offsetof(struct dns_event, lane) == 44, "lane");
+_Static_assert(__builtin_offsetof(struct dns_event, protocol) == 48, "protocol");
+_Static_assert(__builtin_offsetof(struct dns_event, reserved7) == 49, "reserved7");
+_Static_assert(__builtin_offsetof(struct dns_event, message_bytes) == 50, "message_bytes");
+_Static_assert(__builtin_offsetof(struct dns_event, captured_bytes) == 52, "captured_bytes");
+_Static_assert(__builtin_offsetof(struct dns_event, reserved10) == 54, "reserved10");
+_Static_assert(__builtin_offsetof(struct dns_event, message) == 56, "message");
+
+/* A part of one ClientHello, as it goes through the buffer. */
+struct tls_event {
+	/* CLOCK_MONOTONIC when the hook saw the packet */
+	__u64 seen_ns;
+	/* source address; IPv4 is mapped into ::ffff/96 */
+	__u64 src_addr[2];
+	/* destination address; IPv4 is mapped into ::ffff/96 */
+	__u64 dst_addr[2];
+	/* source port */
+	__u16 src_port_be;
+	/* destination port */
+	__u16 dst_port_be;
+	/* as in a flow's slot */
+	__u32 lane;
+	/* TCP sequence number of the first byte */
+	__u32 sequence;
+	/* how many bytes of `chunk` were captured */
+	__u16 captured_bytes;
+	/* 1 where a ClientHello begins here, 0 where one goes on */
+	__u8 is_start;
+	__u8 reserved9;
+	/* the bytes; what is behind them is junk */
+	__u8 chunk[1472];
+};
+_Static_assert(sizeof(struct tls_event) == 1528, "size");
+_Static_assert(__builtin_offsetof(struct tls_event, seen_ns) == 0, "seen_ns");
+_Static_assert(__builtin_offsetof(struct tls_event, src_addr) == 8, "src_addr");
+_Static_assert(__builtin_offsetof(struct tls_event, dst_addr) == 24, "dst_addr");
+_Static_assert(__builtin_offsetof(struct tls_event, src_port_be) == 40, "src_port_be");
+_Static_assert(__builtin_offsetof(struct tls_event, dst_port_be) == 42, "dst_port_be");
+_Static_assert(__builtin_offsetof(struct tls_event, lane) == 44, "lane");
+_Static_assert(__builtin_offsetof(struct tls_event, sequence) == 48, "sequence");
+_Static_assert(__builtin_offsetof(struct tls_event, captured_bytes) == 52, "captured_bytes");
+_Static_assert(__builtin_offsetof(struct tls_event, is_start) == 54, "is_start");
+_Static_assert(__builtin_offsetof(struct tls_event, reserved9) == 55, "reserved9");
+_Static_assert(__builtin_offsetof(struct tls_event, chunk) == 56, "chunk");
 
 /* The books of one hook point on one CPU: exactly two cache lines. */
 struct hook_totals {

@@ -3,8 +3,8 @@
 
 Native is the layout in which ClickHouse keeps columns in memory, so the server copies where
 every other format parses.  Numbers and addresses of all records are joined as they are; only
-columns of names are renumbered, through a table as long as their categories.  No value of any
-row becomes a Python object.
+columns of names are renumbered, through a table as long as their categories, and texts get their
+lengths in front, all at once.  No value of any row becomes a Python object.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.clickhouse import NODE, columns
-from schemas.layout import NAME, Field, Record
-from schemas.wire import Batch, Names
+from schemas.layout import NAME, TEXT, Field, Record
+from schemas.wire import Batch, Names, Text, no_text
 
 # LowCardinality in Native: the version of its dictionary, then flags above the index type.
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/DataTypes/Serializations/SerializationLowCardinality.cpp
@@ -40,6 +40,8 @@ def native_block(record: Record, batches: Sequence[Batch]) -> bytes:
             parts += _node_column(batches)
         elif field.kind is NAME:
             parts += _names_column([_names(batch, field) for batch in batches])
+        elif field.kind is TEXT:
+            parts += [_strings(_texts(batch, field)).data for batch in batches]
         else:
             parts += [_values(batch, field).data for batch in batches]
     return b"".join(parts)
@@ -60,6 +62,29 @@ def _names(batch: Batch, field: Field) -> Names:
     if isinstance(column, Names):
         return column
     return Names(np.zeros(batch.rows, np.uint8), ("",))
+
+
+def _texts(batch: Batch, field: Field) -> Text:
+    column = batch.columns.get(field.name)
+    return column if isinstance(column, Text) else no_text(batch.rows)
+
+
+def _strings(texts: Text) -> NDArray[np.uint8]:
+    """Native's String: each value's length as LEB128, then its bytes."""
+    lengths = texts.lengths.astype(np.int64)
+    length_bytes = 1 + (lengths > 0x7F).astype(np.int64) + (lengths > 0x3FFF)
+    ends = np.cumsum(length_bytes + lengths)
+    starts = ends - lengths - length_bytes
+    strings = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    is_content = np.ones(len(strings), np.bool_)
+    for number in range(3):
+        has_byte = length_bytes > number
+        at = starts[has_byte] + number
+        seven = lengths[has_byte] >> 7 * number & 0x7F
+        strings[at] = seven | (length_bytes[has_byte] > number + 1) << 7
+        is_content[at] = False
+    strings[is_content] = texts.content
+    return strings
 
 
 def _node_column(batches: Sequence[Batch]) -> list[Part]:

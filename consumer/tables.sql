@@ -63,6 +63,66 @@ TTL toDateTime(time) + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'Headers of packets that were sampled one in N, and of the first packet of each flow.';
 
+CREATE TABLE IF NOT EXISTS hookline.dns
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
+    `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
+    `src_addr` IPv6 COMMENT 'source address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `dst_addr` IPv6 COMMENT 'destination address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `src_port` UInt16 COMMENT 'source port, 0 where the protocol has none' CODEC(ZSTD(1)),
+    `dst_port` UInt16 COMMENT 'destination port, 0 where the protocol has none' CODEC(ZSTD(1)),
+    `protocol` UInt8 COMMENT 'IANA protocol number; 0 where the packet is not IP' CODEC(ZSTD(1)),
+    `id` UInt16 COMMENT 'the number by which a response names its query' CODEC(ZSTD(1)),
+    `is_response` UInt8 COMMENT '0 for a query, 1 for a response' CODEC(ZSTD(1)),
+    `opcode` UInt8 COMMENT 'kind of query (IANA DNS OpCodes): 0 query, 4 notify, 5 update' CODEC(ZSTD(1)),
+    `response_code` UInt8 COMMENT 'IANA DNS RCODE of the header: 0 no error, 2 server failure, 3 no such name, 5 refused' CODEC(ZSTD(1)),
+    `flags` UInt16 COMMENT 'the header\'s second word, of which the columns beside are parts' CODEC(ZSTD(1)),
+    `is_truncated` UInt8 COMMENT '1 where the sender has cut the message off (TC)' CODEC(ZSTD(1)),
+    `query_name` String COMMENT 'name of the first question, without the last dot; `.` for the root.  Bytes that are not printable are `\\DDD`, dots and backslashes inside labels have a backslash in front (RFC 4343); case is as on the wire' CODEC(ZSTD(1)),
+    `query_type` UInt16 COMMENT 'IANA DNS RR type of the first question: 1 A, 28 AAAA, 65 HTTPS' CODEC(ZSTD(1)),
+    `query_class` UInt16 COMMENT 'class of the first question: 1 for the Internet' CODEC(ZSTD(1)),
+    `answers` UInt16 COMMENT 'records in the answer section, by the header' CODEC(ZSTD(1)),
+    `authorities` UInt16 COMMENT 'records in the authority section, by the header' CODEC(ZSTD(1)),
+    `additionals` UInt16 COMMENT 'records in the additional section, by the header' CODEC(ZSTD(1)),
+    `message_bytes` UInt16 COMMENT 'length of the message; over TCP, what its prefix says' CODEC(ZSTD(1)),
+    `latency_ns` UInt64 COMMENT 'of a response: since the first query with its addresses, ports, id and name at this interface; 0 where none was seen' CODEC(T64, ZSTD(1)),
+    `is_malformed` UInt8 COMMENT '1 where the question is damaged or cut off' CODEC(ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (toStartOfMinute(time), node, interface, direction, query_name, time)
+TTL toDateTime(time) + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+COMMENT 'DNS messages, one row each, as seen at an interface; with `--dns yes`.  A message of which not even the header is there has no row, and is counted as rejected in the ledger.';
+
+CREATE TABLE IF NOT EXISTS hookline.tls
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
+    `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
+    `src_addr` IPv6 COMMENT 'source address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `dst_addr` IPv6 COMMENT 'destination address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `src_port` UInt16 COMMENT 'source port, 0 where the protocol has none' CODEC(ZSTD(1)),
+    `dst_port` UInt16 COMMENT 'destination port, 0 where the protocol has none' CODEC(ZSTD(1)),
+    `protocol` UInt8 COMMENT 'IANA protocol number; 0 where the packet is not IP' CODEC(ZSTD(1)),
+    `server_name` String COMMENT 'name that the client asks for (SNI), empty where it does not say; bytes that are not printable are `\\DDD`' CODEC(ZSTD(1)),
+    `alpn` String COMMENT 'protocols that the client offers (ALPN), in its order, with commas between' CODEC(ZSTD(1)),
+    `legacy_version` UInt16 COMMENT 'version in the ClientHello: 771 is TLS 1.2, also in TLS 1.3' CODEC(ZSTD(1)),
+    `version` UInt16 COMMENT 'highest version offered: 769 TLS 1.0, 771 TLS 1.2, 772 TLS 1.3' CODEC(ZSTD(1)),
+    `is_ech_offered` UInt8 COMMENT '1 where an encrypted ClientHello is offered, or what looks like one (GREASE)' CODEC(ZSTD(1)),
+    `hello_bytes` UInt32 COMMENT 'length of the ClientHello, by its own header' CODEC(ZSTD(1)),
+    `is_malformed` UInt8 COMMENT '1 where it could not be read to its end: damaged, longer than 4096 bytes, or a part of it was not seen' CODEC(ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (toStartOfMinute(time), node, interface, direction, server_name, time)
+TTL toDateTime(time) + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+COMMENT 'ClientHellos of TLS over TCP, on whatever port, one row each, as seen at an interface; with `--tls yes`.';
+
 CREATE TABLE IF NOT EXISTS hookline.ledger
 (
     `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),

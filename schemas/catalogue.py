@@ -2,21 +2,30 @@
 """Every event kind and every shared struct, in the order in which they are documented."""
 
 from schemas.control import AGENT_CLOCK, INTERFACE_ENTRY
+from schemas.dns import DNS, DNS_EVENT, DNS_MESSAGE_BYTES
 from schemas.flow import FLOW, FLOW_EVICTION, FLOW_ORIGIN, FLOW_SLOT, LANE, SHAPES
 from schemas.ledger import HOOK_TOTALS, LEDGER
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS
+from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, LEDGER)
+RECORDS = (FLOW, PACKET, DNS, TLS, LEDGER)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,
     FLOW_ORIGIN,
     FLOW_EVICTION,
     PACKET_EVENT,
+    DNS_EVENT,
+    TLS_EVENT,
     HOOK_TOTALS,
     INTERFACE_ENTRY,
     AGENT_CLOCK,
 )
 BITS = (LANE,)
 ENUMS = {"shape": SHAPES, "reason": REASONS}
-CONSTANTS = {"HEADER_BYTES": HEADER_BYTES}
+CONSTANTS = {
+    "HEADER_BYTES": HEADER_BYTES,
+    "DNS_MESSAGE_BYTES": DNS_MESSAGE_BYTES,
+    "TLS_CHUNK_BYTES": TLS_CHUNK_BYTES,
+    "TLS_HELLO_BYTES": TLS_HELLO_BYTES,
+}

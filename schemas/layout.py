@@ -40,6 +40,8 @@ TIME_NS = Kind("__s64", "<i8", "DateTime64(9, 'UTC')", 8, 8)
 ADDR = Kind("__u64", "|V16", "IPv6", 16, 8, count=2)
 # Text that repeats from row to row.  It travels as small codes and a list of categories.
 NAME = Kind("", "", "LowCardinality(String)", 0, 1)
+# Text of which there are about as many as rows.  It travels as lengths and all bytes in a row.
+TEXT = Kind("", "", "String", 0, 1)
 
 
 def raw(size_bytes: int) -> Kind:

@@ -5,9 +5,10 @@
      "anchor": {"monotonic_ns": …, "wall_ns": …}, "n": 2,
      "cols": {"bytes": ["<u8", bin], "interface": ["|u1", bin, ["eth0", "eth1"]], …}}
 
-A column is its numpy type and its little-endian bytes, *n* values long; a column of names has
-the list of its categories third, and its values are indexes into that list.  Columns are only
-ever appended to a kind: a reader ignores those that it does not know, and fills those that it
+A column is its numpy type and its little-endian bytes, *n* values long.  A column of names has
+the list of its categories third, and its values are indexes into that list; a column of texts has
+all texts in one piece third, and its values are their lengths.  Columns are only ever appended to
+a kind: a reader ignores those that it does not know, and fills those that it
 misses.  What comes off a topic is untrusted: everything is checked before it is used.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.catalogue import RECORD_OF_KIND
-from schemas.layout import NAME, Field, Record
+from schemas.layout import NAME, TEXT, Field, Record
 
 VERSION = 1
 MAX_ROWS = 1 << 20
@@ -42,7 +43,26 @@ class Names:
     categories: tuple[str, ...]
 
 
-Column = NDArray[Any] | Names
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A column of text that seldom repeats: the length of each, and all bytes in a row."""
+
+    lengths: NDArray[np.uint16]
+    content: NDArray[np.uint8]
+
+    def cut(self, start: int, stop: int) -> "Text":
+        """The texts of the rows from *start* up to *stop*."""
+        first = int(self.lengths[:start].sum(dtype=np.int64))
+        lengths = self.lengths[start:stop]
+        return Text(lengths, self.content[first : first + int(lengths.sum(dtype=np.int64))])
+
+
+def no_text(rows: int) -> Text:
+    """As many empty texts."""
+    return Text(np.zeros(rows, "<u2"), np.empty(0, np.uint8))
+
+
+Column = NDArray[Any] | Names | Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +108,8 @@ def encode(batch: Batch) -> bytes:
 def _encode_column(column: Column) -> list[object]:
     if isinstance(column, Names):
         return [*_encode_values(column.codes), list(column.categories)]
+    if isinstance(column, Text):
+        return [*_encode_values(column.lengths), np.ascontiguousarray(column.content).data]
     return _encode_values(column)
 
 
@@ -168,6 +190,8 @@ def _decode_columns(
         encoded = columns[one.name]
         if one.kind is NAME:
             known[one.name] = _decode_names(one.name, encoded, rows)
+        elif one.kind is TEXT:
+            known[one.name] = _decode_text(one.name, encoded, rows)
         else:
             values = _decode_values(one.name, encoded, one.kind.numpy, rows)
             _check_allowed(one, values)
@@ -186,7 +210,7 @@ def _check_allowed(one: Field, values: NDArray[Any]) -> None:
 
 def _check_time(times: Column) -> None:
     """Refuse times that no clock shows: a partition of the table would be made for each."""
-    if isinstance(times, Names) or not len(times):
+    if not isinstance(times, np.ndarray) or not len(times):
         return
     for wrong in (int(times.min()), int(times.max())):
         if not 0 <= wrong < LATEST_TIME_NS:
@@ -208,6 +232,16 @@ def _decode_names(name: str, encoded: object, rows: int) -> Names:
     if rows and int(codes.max()) >= len(categories):
         raise WireError(f"column {name} has code {int(codes.max())} of {len(categories)}")
     return Names(codes, tuple(categories))
+
+
+def _decode_text(name: str, encoded: object, rows: int) -> Text:
+    if not isinstance(encoded, list) or len(encoded) != 3:
+        raise WireError(f"column {name} is not [type, bytes, content]")
+    numpy_type, lengths, content = encoded
+    values = _decode_values(name, [numpy_type, lengths], "<u2", rows)
+    if not isinstance(content, bytes) or len(content) != int(values.sum(dtype=np.int64)):
+        raise WireError(f"column {name} has content of another length than its texts")
+    return Text(values, np.frombuffer(content, np.uint8))
 
 
 def _decode_values(name: str, encoded: object, numpy_type: str, rows: int) -> NDArray[Any]:

@@ -7,9 +7,11 @@ import numpy as np
 
 from agent.batch import Batcher
 from agent.columns import typed
+from schemas.dns import DNS
 from schemas.flow import FLOW
 from schemas.packet import HEADER_BYTES, PACKET
 from schemas.wire import Names, encode
+from tests.schemas.batches import plain_texts, text_column
 
 ANCHOR = {"monotonic_ns": 1, "wall_ns": 2}
 # What an Apache Kafka broker accepts by default (message.max.bytes), less its own overhead.
@@ -40,6 +42,12 @@ def random_packets(count: int) -> dict:
     return columns
 
 
+def long_names(count: int) -> dict:
+    """Among short names some of the longest that can be written, all of them in one place."""
+    names = [os.urandom(1016 if number > count - 2000 else 9) for number in range(count)]
+    return typed(DNS, {"time": np.zeros(count, np.int64), "query_name": text_column(names)})
+
+
 def test_rows_are_cut_in_order_and_none_is_left_out():
     batches = list(a_batcher().batches("flow", flows(20_000), ANCHOR))
     packets = np.concatenate([batch.columns["packets"] for batch in batches])
@@ -48,6 +56,15 @@ def test_rows_are_cut_in_order_and_none_is_left_out():
     assert packets.tolist() == list(range(20_000))
     assert codes.tolist() == [0, 1] * 10_000
     assert sum(batch.rows for batch in batches) == 20_000
+
+
+def test_texts_stay_with_their_rows():
+    names = [b"%d" % number * (number % 7) for number in range(20_000)]
+    columns = typed(DNS, {"time": np.zeros(20_000, np.int64), "query_name": text_column(names)})
+
+    batches = a_batcher().batches("dns", columns, ANCHOR)
+
+    assert [name for batch in batches for name in plain_texts(batch.columns["query_name"])] == names
 
 
 def test_every_kind_is_numbered_by_itself():
@@ -77,6 +94,7 @@ def test_no_payload_is_larger_than_brokers_accept_even_if_it_cannot_be_compresse
     batches = [
         *a_batcher().batches("packet", random_packets(20_000), ANCHOR),
         *a_batcher().batches("flow", flows(20_000), ANCHOR),
+        *a_batcher().batches("dns", long_names(20_000), ANCHOR),
     ]
 
     assert max(len(encode(batch)) for batch in batches) < MOST_BYTES

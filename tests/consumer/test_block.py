@@ -11,9 +11,9 @@ from consumer.block import native_block
 from schemas.catalogue import RECORD_OF_KIND, RECORDS
 from schemas.clickhouse import DATABASE, columns
 from schemas.layout import NAME
-from schemas.wire import Batch, Names
+from schemas.wire import Batch, Names, Text
 from tests.consumer.engine import Engine
-from tests.schemas.batches import a_batch
+from tests.schemas.batches import a_batch, plain_texts, text_column
 
 pytestmark = pytest.mark.services
 
@@ -55,6 +55,8 @@ def plain(batch: Batch, name: str) -> list[object]:
     column = batch.columns[name]
     if isinstance(column, Names):
         return [column.categories[code] for code in column.codes]
+    if isinstance(column, Text):
+        return [text.decode() for text in plain_texts(column)]
     if column.dtype.itemsize == 16:
         return [ipaddress.IPv6Address(value.tobytes()) for value in column]
     if column.dtype.kind == "V":
@@ -115,6 +117,20 @@ def test_a_column_of_names_may_have_any_number_of_categories(engine, categories)
         f" WHERE node = 'categories-{categories}'"
     )
     assert found == [(categories, categories, "if0")]
+
+
+def test_texts_of_any_length_arrive_as_they_were(engine):
+    lengths = [0, 1, 127, 128, 255, 256, 16_383, 16_384, 65_535, 0]
+    values = [bytes([97 + number]) * length for number, length in enumerate(lengths)]
+    halves = [
+        a_batch("dns", 5, node="lengths", columns={"query_name": text_column(half)})
+        for half in (values[:5], values[5:])
+    ]
+
+    engine.store(*halves)
+
+    found = engine.rows(f"SELECT query_name FROM {DATABASE}.dns WHERE node = 'lengths'")
+    assert sorted(row[0] for row in found) == sorted(value.decode() for value in values)
 
 
 def test_many_nodes_share_one_block(engine):

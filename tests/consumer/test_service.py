@@ -144,7 +144,7 @@ async def test_everything_that_is_no_record_becomes_a_dead_letter_and_the_rest_a
         "payload is no msgpack": b"\xc1garbage",
         "payload is no msgpack: Unpack failed": good[0][: len(good[0]) // 2],
         "version is 9, this consumer reads 1": msgpack.packb({**content, "v": 9}),
-        "kind 'dns' is unknown": msgpack.packb({**content, "kind": "dns"}),
+        "kind 'dnx' is unknown": msgpack.packb({**content, "kind": "dnx"}),
         "column bytes has type <f8, not <u8": msgpack.packb(
             {**content, "cols": {**content["cols"], "bytes": ["<f8", bytes(80)]}}
         ),

@@ -2,13 +2,14 @@
 """Batches of plausible rows for tests."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from schemas import wire
 from schemas.catalogue import RECORD_OF_KIND
-from schemas.layout import NAME, TIME_NS, Field
+from schemas.layout import NAME, TEXT, TIME_NS, Field
 
 NAMES = ("eth0", "lo", "wg-office")
 
@@ -38,6 +39,8 @@ def a_column(field: Field, rows: int, salt: int) -> wire.Column:
     numbers = np.arange(rows, dtype=np.uint64) * 7 + salt
     if field.kind is NAME:
         return wire.Names((numbers % len(NAMES)).astype("|u1"), NAMES)
+    if field.kind is TEXT:
+        return text_column([b"x" * int(number % 300) for number in numbers])
     if field.kind is TIME_NS:
         # Recent, because ClickHouse deletes what is older than the retention.
         return (time.time_ns() + numbers.astype(np.int64)).astype("<i8")
@@ -50,6 +53,19 @@ def a_column(field: Field, rows: int, salt: int) -> wire.Column:
         content[:, : width - 2] = (numbers[:, None] + np.arange(width - 2)[None, :]) % 251
         return content.view(field.kind.numpy).reshape(rows)
     return (numbers % 251).astype(field.kind.numpy)
+
+
+def text_column(values: Sequence[bytes]) -> wire.Text:
+    """A column of these texts."""
+    content = np.frombuffer(b"".join(values), np.uint8)
+    return wire.Text(np.array([len(value) for value in values], "<u2"), content)
+
+
+def plain_texts(column: wire.Text) -> list[bytes]:
+    """The texts of a column."""
+    ends = np.cumsum(column.lengths, dtype=int)
+    content = column.content.tobytes()
+    return [content[end - length : end] for end, length in zip(ends, column.lengths, strict=True)]
 
 
 def same_columns(one: wire.Batch, other: wire.Batch) -> bool:
@@ -66,5 +82,11 @@ def _same(one: wire.Column, other: wire.Column) -> bool:
             and isinstance(other, wire.Names)
             and one.categories == other.categories
             and bool((one.codes == other.codes).all())
+        )
+    if isinstance(one, wire.Text) or isinstance(other, wire.Text):
+        return (
+            isinstance(one, wire.Text)
+            and isinstance(other, wire.Text)
+            and plain_texts(one) == plain_texts(other)
         )
     return one.dtype == other.dtype and one.tobytes() == other.tobytes()

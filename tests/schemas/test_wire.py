@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from schemas import wire
 from schemas.catalogue import RECORD_OF_KIND, RECORDS
-from schemas.layout import NAME, TIME_NS
-from tests.schemas.batches import a_batch, same_columns
+from schemas.layout import NAME, TEXT, TIME_NS
+from tests.schemas.batches import a_batch, plain_texts, same_columns, text_column
 
 VECTORS = Path(__file__).parent / "vectors"
 KINDS = [record.kind for record in RECORDS]
 A_FLOW = wire.encode(a_batch("flow", rows=2))
+A_DNS = wire.encode(a_batch("dns", rows=2))
 
 
 def changed(**changes: object) -> bytes:
@@ -43,6 +44,10 @@ def batches(draw: st.DrawFn) -> wire.Batch:
             )
             columns[field.name] = wire.Names(
                 np.array(codes, draw(st.sampled_from(["|u1", "<u2"]))), categories
+            )
+        elif field.kind is TEXT:
+            columns[field.name] = text_column(
+                draw(st.lists(st.binary(max_size=300), min_size=rows, max_size=rows))
             )
         elif field.kind.allowed:
             numbers = st.lists(st.sampled_from(field.kind.allowed), min_size=rows, max_size=rows)
@@ -127,7 +132,7 @@ def test_any_value_as_any_column_is_decoded_or_rejected(name, column):
         (b"not msgpack", "no msgpack"),
         (msgpack.packb([1, 2]), "a list, not a map"),
         (changed(v=2), "version is 2, this consumer reads 1"),
-        (changed(kind="dns"), "kind 'dns' is unknown"),
+        (changed(kind="dnx"), "kind 'dnx' is unknown"),
         (changed(node=""), "node is not a text of 1 to 256 bytes"),
         (changed(node="n" * 257), "node is not a text of 1 to 256 bytes"),
         (changed(n=-1), "n is -1, not a whole number"),
@@ -149,6 +154,24 @@ def test_any_value_as_any_column_is_decoded_or_rejected(name, column):
 def test_a_bad_record_is_rejected_with_its_reason(payload, reason):
     with pytest.raises(wire.WireError, match=reason):
         wire.decode(payload)
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (["<u2", bytes(4)], r"query_name is not \[type, bytes, content\]"),
+        (["|u1", bytes(2), b""], "query_name has type |u1, not <u2"),
+        (["<u2", bytes(3), b""], "query_name does not hold 2 values of 2 bytes"),
+        (["<u2", b"\1\0\2\0", b"ab"], "query_name has content of another length"),
+        (["<u2", b"\1\0\2\0", ["abc"]], "query_name has content of another length"),
+    ],
+)
+def test_texts_that_do_not_fit_their_lengths_are_rejected(column, reason):
+    content = msgpack.unpackb(A_DNS)
+    content["cols"]["query_name"] = column
+
+    with pytest.raises(wire.WireError, match=reason):
+        wire.decode(msgpack.packb(content))
 
 
 def test_an_unknown_column_is_ignored_and_named():
@@ -199,6 +222,8 @@ def plain(batch: wire.Batch) -> dict[str, object]:
 def plain_column(column: wire.Column) -> list[object]:
     if isinstance(column, wire.Names):
         return [column.categories[code] for code in column.codes]
+    if isinstance(column, wire.Text):
+        return [text.decode() for text in plain_texts(column)]
     if column.dtype.kind == "V":
         return [value.tobytes().hex() for value in column]
     return column.tolist()

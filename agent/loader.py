@@ -73,10 +73,11 @@ def _clear_stale(plan: Plan) -> list[str]:
         return []
     detach(plan.pins, {target.ifindex: False for target in plan.targets})
     plan.pins.remove()
-    return [
+    warning = (
         f"removed what an earlier agent had left under {plan.pin_path};"
         " what it had not published is gone"
-    ]
+    )
+    return [warning]
 
 
 def _pin(pins: Pins, loaded: Loaded) -> None:

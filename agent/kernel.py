@@ -85,9 +85,7 @@ def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
         raise LoadError(f"bcc is missing ({error}); install python3-bpfcc") from None
     with _quiet_stderr() as complaints:
         try:
-            module = BPF(
-                text=source_text(source.file).encode(), cflags=_definitions(plan, buffer)
-            )
+            module = BPF(text=source_text(source.file).encode(), cflags=_definitions(plan, buffer))
             programs = {
                 name: module.load_func(name, getattr(BPF, kind)).fd
                 for name, kind in source.programs.items()

@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from hookline import history, output, words
-from hookline.arguments import (
-    like_pattern,
-    limit_in,
-    ports_in,
-    protocol_number,
-    range_of,
-    seconds_in,
-)
+from hookline.arguments import as_argument, limit_in, seconds_in
+from hookline.conditions import Conditions
+from schemas.filter.grammar import parse
+from schemas.filter.terms import EITHER, is_equal, on_ports, within
+from schemas.filter.tree import EVERYTHING, Filter, Like
+from schemas.filter.values import network_in, ports_in, protocol_in
+from schemas.filter.words import FilterError
 
 _NUMBER_COLUMNS = (3, 4, 5, 6)
 _ADDRESS_COLUMNS = (0, 1)
+_NETWORK = as_argument(network_in)
 _PLACEHOLDER = re.compile(r"\{(\w+):(\w+)\}")
 EPILOG = """\
 examples:
   hookline flows                                   the biggest of the last 5 minutes
-  hookline flows --since 1h --to 10.0.0.0/8 --port 443
+  hookline flows --since 1h 'dst net 10.0.0.0/8 and tcp port 443'
+  hookline flows 'host 192.168.1.7 and not (port 53 or icmp)'
   hookline flows --protocol udp --port 53 --interface 'veth*' --format json
   hookline flows --since 1d --from 192.168.1.7 --sql
 """
@@ -68,25 +69,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     which = parser.add_argument_group("which flows")
     which.add_argument(
+        "filter",
+        nargs="*",
+        metavar="FILTER",
+        help="an expression much like tcpdump's, such as 'host 10.0.0.7 and tcp port 443';"
+        " the flags below narrow it further",
+    )
+    which.add_argument(
         "--since",
         type=seconds_in,
         default="5m",
         metavar="TIME",
         help="how far back, as 30s, 5m, 2h, 7d (default: %(default)s)",
     )
-    which.add_argument("--from", dest="source", type=range_of, metavar="ADDR|CIDR", help="source")
+    which.add_argument("--from", dest="source", type=_NETWORK, metavar="ADDR|CIDR", help="source")
     which.add_argument(
-        "--to", dest="destination", type=range_of, metavar="ADDR|CIDR", help="destination"
+        "--to", dest="destination", type=_NETWORK, metavar="ADDR|CIDR", help="destination"
     )
     which.add_argument(
         "--port",
-        type=ports_in,
+        type=as_argument(ports_in),
         metavar="N|A-B",
         help="source or destination port",
     )
     which.add_argument(
         "--protocol",
-        type=protocol_number,
+        type=as_argument(protocol_in),
         metavar="NAME|N",
         help="tcp, udp, icmp, icmpv6, sctp, ... or its IANA number",
     )
@@ -106,7 +114,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the flows; 1 if the history cannot be asked, 2 if the question makes no sense."""
-    asked = asked_from(args)
+    try:
+        asked = asked_from(args)
+    except FilterError as error:
+        print(f"hookline flows: {error}", file=sys.stderr)
+        return 2
     if args.sql:
         print(asked.readable())
         return 0
@@ -124,31 +136,34 @@ def run(args: argparse.Namespace) -> int:
 
 
 def asked_from(args: argparse.Namespace) -> Asked:
-    """The statement for these options; every value is bound, none becomes part of the SQL."""
-    conditions = ["flows.time >= now64(9) - toIntervalSecond({since:UInt32})"]
-    values: dict[str, str | int] = {"since": args.since, "limit": args.limit}
-    for column, addresses in (("src_addr", args.source), ("dst_addr", args.destination)):
-        if addresses is not None:
-            conditions.append(
-                f"{column} BETWEEN {{{column}_first:IPv6}} AND {{{column}_last:IPv6}}"
-            )
-            values[f"{column}_first"], values[f"{column}_last"] = addresses
+    """The statement for these options; every value is bound, none becomes part of the SQL.
+
+    Raises:
+        FilterError: the expression makes no sense.
+    """
+    conditions = Conditions("flows")
+    chosen = [conditions.of(part) for part in _filters(args)]
+    since = "flows.time >= now64(9) - toIntervalSecond({since:UInt32})"
+    values = {"since": args.since, "limit": args.limit, **conditions.values}
+    return Asked(SELECT.replace("{conditions}", "\n    AND ".join([since, *chosen])), values)
+
+
+def _filters(args: argparse.Namespace) -> list[Filter]:
+    """What the expression and each flag ask for."""
+    found = [parse(" ".join(args.filter))]
+    if args.source is not None:
+        found.append(within(args.source, ("src", "", "")))
+    if args.destination is not None:
+        found.append(within(args.destination, ("dst", "", "")))
     if args.port is not None:
-        conditions.append(
-            "(src_port BETWEEN {port_first:UInt16} AND {port_last:UInt16}"
-            " OR dst_port BETWEEN {port_first:UInt16} AND {port_last:UInt16})"
-        )
-        values["port_first"], values["port_last"] = args.port
+        found.append(on_ports(args.port, EITHER))
     if args.protocol is not None:
-        conditions.append("protocol = {protocol:UInt8}")
-        values["protocol"] = args.protocol
+        found.append(is_equal("protocol", args.protocol))
     if args.interface is not None:
-        conditions.append("interface LIKE {interface:String}")
-        values["interface"] = like_pattern(args.interface)
+        found.append(Like("interface", args.interface))
     if args.node is not None:
-        conditions.append("node = {node:String}")
-        values["node"] = args.node
-    return Asked(SELECT.replace("{conditions}", "\n    AND ".join(conditions)), values)
+        found.append(Like("node", args.node))
+    return [part for part in found if part != EVERYTHING]
 
 
 def _answer(opened: history.History, asked: Asked, form: str) -> None:

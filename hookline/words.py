@@ -3,33 +3,12 @@
 
 from ipaddress import IPv6Address
 
-# IANA protocol numbers and IEEE ethertypes that people know by name.
-PROTOCOLS = {
-    "icmp": 1,
-    "igmp": 2,
-    "ipip": 4,
-    "tcp": 6,
-    "udp": 17,
-    "6in4": 41,
-    "gre": 47,
-    "esp": 50,
-    "ah": 51,
-    "icmpv6": 58,
-    "ospf": 89,
-    "vrrp": 112,
-    "sctp": 132,
-    "udplite": 136,
-}
-_PROTOCOLS_WITH_PORTS = {6, 17, 132, 136}
-_ETHERTYPES = {
+from schemas.protocols import ETHERTYPES, IPV4, IPV6, PROTOCOLS, WITH_PORTS
+
+# 802.2 frames have no ethertype, and PPPoE has two.
+_ETHERTYPES = {number: name for name, number in ETHERTYPES.items()} | {
     0x0004: "802.2",
-    0x0806: "arp",
-    0x8847: "mpls",
     0x8863: "pppoe",
-    0x8864: "pppoe",
-    0x888E: "eapol",
-    0x88CC: "lldp",
-    0x88F7: "ptp",
 }
 _TCP_FLAGS = "FSRPAUEC"
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -40,7 +19,7 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 def endpoint(address: IPv6Address, port: int, protocol: int) -> str:
     """`10.0.0.1:443`, `[2001:db8::1]:443`, or the address alone where ports mean nothing."""
     mapped = address.ipv4_mapped
-    if protocol not in _PROTOCOLS_WITH_PORTS:
+    if protocol not in WITH_PORTS:
         return str(mapped or address)
     return f"{mapped}:{port}" if mapped else f"[{address}]:{port}"
 
@@ -56,7 +35,7 @@ def endpoints(
 
 def protocol_name(protocol: int, ethertype: int) -> str:
     """The protocol's name or number; of what is not IP, the ethertype's."""
-    if protocol or ethertype in {0x0800, 0x86DD}:
+    if protocol or ethertype in {IPV4, IPV6}:
         return _PROTOCOL_NAMES.get(protocol, str(protocol))
     return _ETHERTYPES.get(ethertype, f"0x{ethertype:04x}") if ethertype else "other"
 

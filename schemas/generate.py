@@ -11,6 +11,8 @@ from pathlib import Path
 from schemas.c_header import c_header
 from schemas.catalogue import BITS, CONSTANTS, ENUMS, LAYOUTS, RECORDS
 from schemas.clickhouse import schema_sql
+from schemas.filter.reference import filter_page
+from schemas.filter.terms import TERMS
 from schemas.reference import reference_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +24,7 @@ def derived_files() -> dict[str, str]:
         "bpf/events.h": c_header(LAYOUTS, ENUMS, BITS, CONSTANTS),
         "consumer/tables.sql": schema_sql(RECORDS),
         "docs/reference/events.md": reference_page(RECORDS, LAYOUTS, BITS),
+        "docs/reference/filters.md": filter_page(TERMS),
     }
 
 

@@ -11,6 +11,7 @@ from agent.clock import Anchor
 from agent.flowcache import Counted
 from agent.points import HookPoints
 from agent.rows import Rows
+from agent.surroundings import copies, surroundings
 from schemas.dtype import unpack
 from schemas.flow import FLOW, LANE, SHAPES
 from schemas.layout import NAME, TEXT, Record
@@ -24,9 +25,10 @@ _ICMPV6 = 58
 Columns = Mapping[str, Column]
 
 
-def flow_columns(counted: Counted, points: HookPoints, anchor: Anchor) -> Columns:
+def flow_columns(counted: Counted, points: HookPoints, contexts: Rows, anchor: Anchor) -> Columns:
     """The columns of `flow` records."""
     slots = counted.slots
+    is_copy = copies(slots["lane"], contexts)
     start_ns = anchor.wall_from_monotonic(counted.first_ns)
     # The start is exact, the end is known to the tick; a row never ends before it starts.
     end_ns = np.maximum(anchor.wall_from_jiffies(slots["last_jiffies"]), start_ns)
@@ -35,9 +37,11 @@ def flow_columns(counted: Counted, points: HookPoints, anchor: Anchor) -> Column
         {
             "time": start_ns,
             "end": end_ns,
-            **_identity(slots, points),
-            "packets": counted.packets,
-            "bytes": counted.bytes,
+            **_identity(slots, points, contexts),
+            "packets": np.where(is_copy, 0, counted.packets),
+            "bytes": np.where(is_copy, 0, counted.bytes),
+            "inner_packets": np.where(is_copy, counted.packets, 0),
+            "inner_bytes": np.where(is_copy, counted.bytes, 0),
             "min_bytes": slots["min_bytes"],
             "max_bytes": slots["max_bytes"],
         },
@@ -66,13 +70,13 @@ def total_columns(
     )
 
 
-def packet_columns(events: Rows, points: HookPoints, anchor: Anchor) -> Columns:
+def packet_columns(contexts: Rows, events: Rows, points: HookPoints, anchor: Anchor) -> Columns:
     """The columns of `packet` records."""
     return typed(
         PACKET,
         {
             "time": anchor.wall_from_monotonic(events["seen_ns"]),
-            **_identity(events, points),
+            **_identity(events, points, contexts),
             **{
                 name: events[name]
                 for name in ("hop_limit", "reason", "packets", "bytes", "header_bytes", "header")
@@ -81,28 +85,28 @@ def packet_columns(events: Rows, points: HookPoints, anchor: Anchor) -> Columns:
     )
 
 
-def _identity(rows: Rows, points: HookPoints) -> dict[str, Any]:
+def _identity(rows: Rows, points: HookPoints, contexts: Rows) -> dict[str, Any]:
     """The columns that a slot's or an event's key holds."""
-    lane = rows["lane"]
-    shape = unpack(LANE, "shape", lane)
+    around = surroundings(rows["lane"], contexts)
+    shape = around.pop("shape")
     protocol = rows["protocol"]
-    is_icmp = (protocol == _ICMP) | (protocol == _ICMPV6)
+    is_icmp = (shape != SHAPES["other"]) & ((protocol == _ICMP) | (protocol == _ICMPV6))
     is_other = shape == SHAPES["other"]
-    first = rows["src_port_be"].byteswap()
+    first, second = rows["src_port_be"].byteswap(), rows["dst_port_be"].byteswap()
     type_and_code = np.where(is_icmp, first, 0)
     return {
-        **points.columns(unpack(LANE, "point", lane)),
+        **points.columns(unpack(LANE, "point", rows["lane"])),
         "src_addr": rows["src_addr"],
         "dst_addr": rows["dst_addr"],
         "src_port": np.where(is_icmp | is_other, 0, first),
-        "dst_port": rows["dst_port_be"].byteswap(),
+        "dst_port": np.where(is_icmp, 0, second),
         "protocol": protocol,
         "ethertype": _ethertype(shape, first),
-        "vlan": unpack(LANE, "vlan", lane),
-        "dscp": unpack(LANE, "dscp", lane),
         "icmp_type": type_and_code >> 8,
         "icmp_code": type_and_code & 0xFF,
+        "icmp_id": np.where(is_icmp, second, 0),
         "tcp_flags": rows["tcp_flags"],
+        **around,
     }
 
 

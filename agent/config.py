@@ -13,6 +13,7 @@ from service.options import ConfigError, host_and_port, option
 
 HOOKS = ("auto", "xdp", "xdp-generic", "tc")
 TC = ("auto", "tcx", "clsact")
+TUNNELS = ("inner", "outer", "both")
 BUFFERS = ("auto", "ring", "perf")
 # Over a gigabyte of kernel memory; who asks for more has mistyped.
 MAX_FLOW_SLOTS = 1 << 24
@@ -67,6 +68,20 @@ class Config(BrokerOptions):
         group=CAPTURE,
         metavar="YES|NO",
         choices=("yes", "no"),
+    )
+
+    tunnels: str = option(
+        "inner",
+        "which packet of a tunnel (VXLAN, GENEVE, GRE, IP in IP) rows tell of: "
+        + ", ".join(TUNNELS)
+        + "; inner names the outer addresses in columns of their own, both adds rows of the inner"
+        " packets to those of the outer ones, which alone count",
+        group=CAPTURE,
+        metavar="WHICH",
+        choices=TUNNELS,
+    )
+    vxlan_port: tuple[str, ...] = option(
+        ("4789",), "UDP port that carries VXLAN; repeatable", group=CAPTURE, metavar="PORT"
     )
 
     flow_slots: int = option(
@@ -128,6 +143,9 @@ class Config(BrokerOptions):
             raise ConfigError(
                 f"ring_bytes is {self.ring_bytes}; it must be a power of two, at least {_PAGE_BYTES}"
             )
+        for port in self.vxlan_port:
+            if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+                raise ConfigError(f"vxlan_port is {port!r}; it must be 1 to 65535")
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"name is {self.name!r}; use letters, digits, - and _")
         if not self.node or len(self.node.encode()) > 255:

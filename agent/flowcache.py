@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.rows import Rows, chosen, copied, joined
+from agent.surroundings import copies
 from schemas.dtype import unpack
 from schemas.flow import LANE
 
@@ -29,7 +30,7 @@ _CHUNK = 1 << 14
 _REPLACED = np.dtype(
     [
         ("key", "<u8"),  # slot index << 16 | generation
-        ("point", "<u2"),
+        ("lane", "<u4"),
         ("packets", "<u4"),
         ("bytes", "<u8"),
     ]
@@ -56,11 +57,12 @@ class Counted:
 class FlowCache:
     """What has been reported of each slot, and the arithmetic of what has not."""
 
-    def __init__(self, slots: Rows, origins: Rows) -> None:
+    def __init__(self, slots: Rows, origins: Rows, contexts: Rows) -> None:
         self._slots = slots
         self._origins = origins
+        self._contexts = contexts
         self._generation = np.zeros(len(slots), np.uint16)
-        self._point = np.zeros(len(slots), np.uint16)
+        self._lane = np.zeros(len(slots), np.uint32)
         self._packets = np.zeros(len(slots), np.uint32)
         self._bytes = np.zeros(len(slots), np.uint64)
         # Of the flow's interval, by its first packet: what was reported of it.
@@ -116,7 +118,7 @@ class FlowCache:
         in_bytes = slots["bytes"] - np.where(is_same, self._bytes[index], np.uint64(0))
         self._remember_replaced(index[~is_same])
         self._generation[index] = slots["generation"]
-        self._point[index] = unpack(LANE, "point", slots["lane"])
+        self._lane[index] = slots["lane"]
         self._packets[index] = slots["packets"]
         self._bytes[index] = slots["bytes"]
         completed = self._completed(slots, origins, index, is_same)
@@ -164,7 +166,7 @@ class FlowCache:
             return
         replaced = np.empty(len(index), _REPLACED)
         replaced["key"] = _key(index, self._generation[index])
-        replaced["point"] = self._point[index]
+        replaced["lane"] = self._lane[index]
         replaced["packets"] = self._packets[index]
         replaced["bytes"] = self._bytes[index]
         self._replaced = joined([self._replaced, replaced])
@@ -211,8 +213,12 @@ class FlowCache:
         """
         packets = np.zeros(points, np.uint64)
         in_bytes = np.zeros(points, np.uint64)
-        np.add.at(packets, self._replaced["point"], self._replaced["packets"].astype(np.uint64))
-        np.add.at(in_bytes, self._replaced["point"], self._replaced["bytes"])
+        # The kernel keeps no totals of copies, which count nothing.
+        is_counted = ~copies(self._replaced["lane"], self._contexts)
+        lost = chosen(self._replaced, is_counted)
+        point = unpack(LANE, "point", lost["lane"])
+        np.add.at(packets, point, lost["packets"].astype(np.uint64))
+        np.add.at(in_bytes, point, lost["bytes"])
         self._replaced = self._replaced[:0]
         return packets, in_bytes
 

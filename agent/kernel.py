@@ -8,26 +8,35 @@ load, so that nobody outside can aim flows at one set of the cache.
 import os
 import re
 import secrets
+import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent import libbpf
 from agent.plan import INTERFACE_SLOTS, LoadError, Plan
 
 SOURCE_PATH = Path(__file__).resolve().parent.parent / "bpf"
+# As bpf/maps.bpf.h numbers them.
+TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _INCLUDE = re.compile(r'^#include "(\w+\.bpf\.h)"\n', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is compiled in one go: a file of bpf/, its programs with their types, and its maps."""
+    """What is compiled in one go: a file of bpf/, its programs with their types, and its maps.
+
+    *tails* are the programs in which others go on, by map and in its order.
+    """
 
     file: str
     programs: Mapping[str, str]
     maps: tuple[str, ...]
+    tails: Mapping[str, tuple[str, ...]]
 
 
 FLOW = Source(
@@ -36,9 +45,22 @@ FLOW = Source(
         "hook_xdp": "XDP",
         "hook_ingress": "SCHED_CLS",
         "hook_egress": "SCHED_CLS",
+        "unusual_xdp": "XDP",
+        "unusual_ingress": "SCHED_CLS",
+        "unusual_egress": "SCHED_CLS",
         "hook_clock": "SCHED_CLS",
     },
-    ("flow_slots", "flow_origins", "totals", "interfaces", "agent_clock", "evictions", "packets"),
+    (
+        "flow_slots",
+        "flow_origins",
+        "contexts",
+        "totals",
+        "interfaces",
+        "agent_clock",
+        "evictions",
+        "packets",
+    ),
+    {"xdp_tails": ("unusual_xdp",), "tc_tails": ("unusual_ingress", "unusual_egress")},
 )
 
 
@@ -93,6 +115,10 @@ def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
             raise LoadError(_last_line(complaints) or str(error)) from None
     maps = {name: module[name].map_fd for name in source.maps}
+    for tails, names in source.tails.items():
+        for index, name in enumerate(names):
+            fd = programs[name].to_bytes(4, sys.byteorder)
+            libbpf.update_element(module[tails].map_fd, index, fd)
     return Loaded(maps, programs, buffer, module)
 
 
@@ -123,11 +149,16 @@ def _definitions(plan: Plan, buffer: str) -> list[str]:
         "SAMPLE_ONE_IN": plan.sample_one_in,
         "SAMPLE_FIRST": int(plan.sample_first),
         "PERF_BUFFER": int(buffer == "perf"),
+        "CONTEXTS_PER_CPU": plan.contexts_per_cpu,
+        "TUNNELS": TUNNELS[plan.tunnels],
     }
+    is_vxlan_port = "||".join(f"(port_be)=={socket.htons(port)}" for port in plan.vxlan_ports)
     seeds = [f"-DSEED_{number}={secrets.randbits(64) | 1}ULL" for number in range(5)]
     return [
         f"-I{SOURCE_PATH}",
         f'-DPINS="{plan.pins.map("")}"',
+        '-DVARIANT=""',
+        f"-DIS_VXLAN_PORT(port_be)=({is_vxlan_port or 0})",
         *(f"-D{name}={value}" for name, value in numbers.items()),
         *seeds,
     ]

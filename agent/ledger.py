@@ -31,6 +31,10 @@ _PASSED_ON = (
     "samples",
     "lost_samples",
     "truncated_packets",
+    "fragment_packets",
+    "unmatched_fragment_packets",
+    "tunnel_packets",
+    "context_overflow_packets",
 )
 
 OVERFLOW_COUNTERS = ("overflows", "overflow_packets", "overflow_bytes")

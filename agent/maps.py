@@ -15,7 +15,7 @@ from agent.plan import Plan
 from agent.rows import Rows
 from schemas.control import AGENT_CLOCK
 from schemas.dtype import dtype_from_layout
-from schemas.flow import FLOW_ORIGIN, FLOW_SLOT
+from schemas.flow import FLOW_CONTEXT, FLOW_ORIGIN, FLOW_SLOT
 from schemas.layout import Layout
 from schemas.ledger import HOOK_TOTALS
 
@@ -23,8 +23,8 @@ from schemas.ledger import HOOK_TOTALS
 class SharedMaps:
     """The arrays that the kernel programs and the agent share.
 
-    Shapes: `slots` and `origins` (cpus * slots_per_cpu,), `totals` (cpus, hook_points),
-    `clock` (1,), which alone is writable.
+    Shapes: `slots` and `origins` (cpus * slots_per_cpu,), `contexts` (cpus * contexts_per_cpu,),
+    `totals` (cpus, hook_points), `clock` (1,), which alone is writable.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -32,6 +32,8 @@ class SharedMaps:
         count = plan.cpus * plan.slots_per_cpu
         self.slots = _mapped(pins.map("flow_slots"), FLOW_SLOT, count)
         self.origins = _mapped(pins.map("flow_origins"), FLOW_ORIGIN, count)
+        contexts = plan.cpus * plan.contexts_per_cpu
+        self.contexts = _mapped(pins.map("contexts"), FLOW_CONTEXT, contexts)
         totals = _mapped(pins.map("totals"), HOOK_TOTALS, plan.cpus * plan.hook_points)
         self.totals = totals.reshape(plan.cpus, plan.hook_points)
         self.clock = _mapped(pins.map("agent_clock"), AGENT_CLOCK, 1, is_writable=True)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from agent.batch import Batcher
 from agent.clock import Anchor, KernelClock
@@ -76,11 +77,12 @@ class Observer:
         self._batcher = batcher
         self._ledger = ledger
         self._totals = maps.totals
-        self._cache = FlowCache(maps.slots, maps.origins)
+        self._contexts = maps.contexts
+        self._cache = FlowCache(maps.slots, maps.origins, maps.contexts)
         self._clock = KernelClock(plan.pins, maps.clock)
         self._evictions = _event_buffer(plan, buffer, "evictions", FLOW_EVICTION)
         packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
-        self._events = [Events("packet", packets, packet_columns)]
+        self._events = [Events("packet", packets, partial(packet_columns, maps.contexts))]
         self._counted: list[Counted] = []
         self._gone: set[str] = set()
 
@@ -137,8 +139,9 @@ class Observer:
         for part in counted:
             if len(part):
                 point = unpack(LANE, "point", part.slots["lane"])
-                self._ledger.book_rows(point, part.packets, part.bytes)
-                yield from self._batch("flow", flow_columns(part, self._points, anchor), anchor)
+                columns = flow_columns(part, self._points, self._contexts, anchor)
+                self._ledger.book_rows(point, columns["packets"], columns["bytes"])
+                yield from self._batch("flow", columns, anchor)
         for events in self._events:
             if (rows := events.take()) is not None:
                 columns = events.columns(rows, self._points, anchor)

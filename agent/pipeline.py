@@ -120,6 +120,8 @@ def _plan(config: Config, points: HookPoints) -> Plan:
         ring_bytes=config.ring_bytes,
         sample_one_in=config.sample,
         sample_first=config.sample_first == "yes",
+        tunnels=config.tunnels,
+        vxlan_ports=tuple(int(port) for port in config.vxlan_port),
     )
 
 

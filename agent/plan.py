@@ -20,6 +20,8 @@ INTERFACE_SLOTS = 1 << 14
 # Point 0 books what met no known interface.
 FIRST_POINT = 1
 MAX_POINTS = 4096
+MAX_CONTEXTS = 1 << 18
+MAX_CONTEXTS_PER_CPU = 1 << 14
 
 
 class LoadError(Exception):
@@ -53,6 +55,13 @@ class Plan:
     ring_bytes: int
     sample_one_in: int
     sample_first: bool
+    tunnels: str  # outer, inner, both
+    vxlan_ports: tuple[int, ...]
+
+    @property
+    def contexts_per_cpu(self) -> int:
+        """How many surroundings of packets each CPU can tell apart; a lane has 18 bits for all."""
+        return min(MAX_CONTEXTS_PER_CPU, MAX_CONTEXTS >> (self.cpus - 1).bit_length())
 
     @property
     def pins(self) -> "Pins":
@@ -65,6 +74,7 @@ class Plan:
     def from_json(cls, text: str) -> Self:
         content = json.loads(text)
         content["targets"] = tuple(Target(**target) for target in content["targets"])
+        content["vxlan_ports"] = tuple(content["vxlan_ports"])
         return cls(**content)
 
 

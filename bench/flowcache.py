@@ -61,7 +61,7 @@ class Interval:
         pins = loaded.plan.pins
         self._loaded = loaded
         self._driver = Driver(Peers())
-        self._cache = FlowCache(loaded.maps.slots, loaded.maps.origins)
+        self._cache = FlowCache(loaded.maps.slots, loaded.maps.origins, loaded.maps.contexts)
         self._evictions = RingBuffer(
             pins.map("evictions"), RING_BYTES, dtype_from_layout(FLOW_EVICTION)
         )
@@ -82,7 +82,10 @@ class Interval:
         columns = clocked(
             took,
             "columns",
-            lambda: [flow_columns(one, self._points, anchor) for one in (snapshot, settled)],
+            lambda: [
+                flow_columns(one, self._points, self._loaded.maps.contexts, anchor)
+                for one in (snapshot, settled)
+            ],
         )
         self.batches = clocked(took, "batches", lambda: list(self._cut(columns, anchor.as_map())))
         self.rows = len(snapshot) + len(settled)

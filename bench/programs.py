@@ -50,6 +50,7 @@ def a_plan(
     sample_one_in: int = 0,
     sample_first: bool = False,
     buffer: str = "ring",
+    tunnels: str = "inner",
 ) -> Plan:
     """A plan with a name of its own that attaches nothing."""
     return Plan(
@@ -64,6 +65,8 @@ def a_plan(
         ring_bytes=ring_bytes,
         sample_one_in=sample_one_in,
         sample_first=sample_first,
+        tunnels=tunnels,
+        vxlan_ports=(4789,),
     )
 
 

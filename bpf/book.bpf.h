@@ -9,16 +9,39 @@
 #include "maps.bpf.h"
 #include "sample.bpf.h"
 
-/* Books one packet that was parsed, at one hook point. */
-static __always_inline void book(void *ctx, struct packet *packet, u64 point, void *data, void *end)
+/* The books of a hook point on this CPU. */
+static __always_inline struct hook_totals *books_at(u64 cpu, u64 point)
 {
-	u64 cpu = bpf_get_smp_processor_id();
 	u32 index = cpu * HOOK_POINTS + point;
-	struct hook_totals *books = totals.lookup(&index);
+
+	return totals.lookup(&index);
+}
+
+/*
+ * A super-packet leaves, or arrived, as several segments, each with the same headers.  Count what
+ * the wire carries.  The kernel knows how many they are, unless a guest's kernel made the packet.
+ */
+static __always_inline void count_segments(struct packet *packet, u64 segment_bytes,
+					   u32 segment_count)
+{
+	u64 header_bytes = packet->tag_bytes + packet->header_bytes;
+	u64 payload_bytes;
+
+	if (!segment_bytes || packet->bytes <= header_bytes)
+		return;
+	payload_bytes = packet->bytes - header_bytes;
+	packet->segments = segment_count ?: (payload_bytes + segment_bytes - 1) / segment_bytes;
+	packet->bytes += (packet->segments - 1) * header_bytes;
+	packet->max_bytes = header_bytes + segment_bytes;
+	packet->min_bytes = packet->bytes - (packet->segments - 1) * packet->max_bytes;
+}
+
+/* Books one packet; its lane lacks only the hook point. */
+static __always_inline void book(void *ctx, const bool is_xdp, struct hook_totals *books,
+				 struct packet *packet, u64 cpu, u64 point)
+{
 	bool is_new;
 
-	if (!books)
-		return;
 	books->seen_packets += packet->segments;
 	books->seen_bytes += packet->bytes;
 	if (packet->is_truncated)
@@ -28,7 +51,7 @@ static __always_inline void book(void *ctx, struct packet *packet, u64 point, vo
 	if (is_new)
 		books->new_flows++;
 	if (is_new && SAMPLE_FIRST)
-		sample(ctx, books, packet, REASON_FIRST, data, end);
+		sample(ctx, is_xdp, books, packet, REASON_FIRST);
 	else if (is_sampled(books))
-		sample(ctx, books, packet, REASON_SAMPLED, data, end);
+		sample(ctx, is_xdp, books, packet, REASON_SAMPLED);
 }

@@ -71,9 +71,23 @@ static __always_inline bool is_same_flow(const struct flow_slot *slot, const str
 	       *ports_and_lane(slot) == key_ports_and_lane(key) && slot->protocol == key->protocol;
 }
 
+/* Whether the slot tells of packets that another slot counts. */
+static __always_inline bool is_copy(const struct flow_slot *slot)
+{
+	u32 number = slot->lane >> CONTEXT_LANE_CONTEXT_SHIFT & CONTEXT_LANE_CONTEXT_MASK;
+	struct flow_context *context;
+
+	if (TUNNELS != TUNNELS_BOTH || slot->lane >> LANE_SHAPE_SHIFT != SHAPE_CONTEXT)
+		return false;
+	context = contexts.lookup(&number);
+	return context && context->is_copy;
+}
+
 static __always_inline void overflow(struct hook_totals *books, const struct flow_slot *slot)
 {
 	books->overflows++;
+	if (is_copy(slot))
+		return;
 	books->overflow_packets += slot->packets;
 	books->overflow_bytes += slot->bytes;
 }

@@ -14,6 +14,16 @@ enum shape {
 	SHAPE_OTHER = 0,
 	SHAPE_IPV4 = 1,
 	SHAPE_IPV6 = 2,
+	SHAPE_CONTEXT = 3,
+};
+
+enum tunnel {
+	TUNNEL_NONE = 0,
+	TUNNEL_VXLAN = 1,
+	TUNNEL_GENEVE = 2,
+	TUNNEL_GRE = 3,
+	TUNNEL_IPIP = 4,
+	TUNNEL_6IN4 = 5,
 };
 
 enum reason {
@@ -32,6 +42,14 @@ enum reason {
 #define LANE_SHAPE_SHIFT 30
 #define LANE_SHAPE_MASK 0x3
 
+/* context_lane: the lane of a flow whose shape is `context`. */
+#define CONTEXT_LANE_POINT_SHIFT 0
+#define CONTEXT_LANE_POINT_MASK 0xfff
+#define CONTEXT_LANE_CONTEXT_SHIFT 12
+#define CONTEXT_LANE_CONTEXT_MASK 0x3ffff
+#define CONTEXT_LANE_SHAPE_SHIFT 30
+#define CONTEXT_LANE_SHAPE_MASK 0x3
+
 /* One live flow on one CPU: exactly one cache line. */
 struct flow_slot {
 	/* source address; IPv4 is mapped into ::ffff/96 */
@@ -40,7 +58,7 @@ struct flow_slot {
 	__u64 dst_addr[2];
 	/* source port; ICMP: type, then code; shape `other`: the ethertype */
 	__u16 src_port_be;
-	/* destination port, 0 where there is none */
+	/* destination port; ICMP: the id of an echo; 0 for none */
 	__u16 dst_port_be;
 	/* where a packet was seen and how it was marked: the part of a flow's key beside
 	 * addresses, ports and protocol */
@@ -77,6 +95,41 @@ _Static_assert(__builtin_offsetof(struct flow_slot, last_jiffies) == 56, "last_j
 _Static_assert(__builtin_offsetof(struct flow_slot, min_bytes) == 60, "min_bytes");
 _Static_assert(__builtin_offsetof(struct flow_slot, max_bytes) == 62, "max_bytes");
 
+/* What surrounds the packets of a flow, where it is more than one VLAN tag. */
+struct flow_context {
+	/* source address of the tunnel's outer packet */
+	__u64 outer_src_addr[2];
+	/* destination address of the tunnel's outer packet */
+	__u64 outer_dst_addr[2];
+	/* network id of VXLAN and GENEVE, key of GRE, 0 where there is none */
+	__u32 vni;
+	/* VLAN id of the outer 802.1Q tag, 0 where there is none */
+	__u16 vlan;
+	/* VLAN id of the second tag (QinQ), 0 where there is none */
+	__u16 inner_vlan;
+	/* the tunnel that the packet came in; addresses, ports and DSCP are those inside
+	 * it */
+	__u8 tunnel;
+	/* that of the packet which gave the flow its addresses */
+	__u8 shape;
+	/* differentiated services code point (RFC 2474) */
+	__u8 dscp;
+	/* 1 where another flow counts the same packets */
+	__u8 is_copy;
+	__u8 reserved9[4];
+};
+_Static_assert(sizeof(struct flow_context) == 48, "size");
+_Static_assert(__builtin_offsetof(struct flow_context, outer_src_addr) == 0, "outer_src_addr");
+_Static_assert(__builtin_offsetof(struct flow_context, outer_dst_addr) == 16, "outer_dst_addr");
+_Static_assert(__builtin_offsetof(struct flow_context, vni) == 32, "vni");
+_Static_assert(__builtin_offsetof(struct flow_context, vlan) == 36, "vlan");
+_Static_assert(__builtin_offsetof(struct flow_context, inner_vlan) == 38, "inner_vlan");
+_Static_assert(__builtin_offsetof(struct flow_context, tunnel) == 40, "tunnel");
+_Static_assert(__builtin_offsetof(struct flow_context, shape) == 41, "shape");
+_Static_assert(__builtin_offsetof(struct flow_context, dscp) == 42, "dscp");
+_Static_assert(__builtin_offsetof(struct flow_context, is_copy) == 43, "is_copy");
+_Static_assert(__builtin_offsetof(struct flow_context, reserved9) == 44, "reserved9");
+
 /* What a flow writes once an interval, kept off the hot cache line. */
 struct flow_origin {
 	/* CLOCK_MONOTONIC of the first packet in this interval */
@@ -104,7 +157,7 @@ struct flow_eviction {
 	__u64 dst_addr[2];
 	/* source port; ICMP: type, then code; shape `other`: the ethertype */
 	__u16 src_port_be;
-	/* destination port, 0 where there is none */
+	/* destination port; ICMP: the id of an echo; 0 for none */
 	__u16 dst_port_be;
 	/* where a packet was seen and how it was marked: the part of a flow's key beside
 	 * addresses, ports and protocol */
@@ -309,7 +362,16 @@ struct hook_totals {
 	__u64 lost_samples;
 	/* packets whose headers ended early; they are counted by what could be read */
 	__u64 truncated_packets;
-	__u8 reserved11[40];
+	/* fragments after the first of their packet */
+	__u64 fragment_packets;
+	/* of those, the ones whose first fragment was not seen, so that they have no ports */
+	__u64 unmatched_fragment_packets;
+	/* packets in which another packet was found */
+	__u64 tunnel_packets;
+	/* packets counted without their second tag or what is in their tunnel, for lack of
+	 * room */
+	__u64 context_overflow_packets;
+	__u8 reserved15[8];
 };
 _Static_assert(sizeof(struct hook_totals) == 128, "size");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_packets) == 0, "seen_packets");
@@ -323,7 +385,11 @@ _Static_assert(__builtin_offsetof(struct hook_totals, overflow_bytes) == 56, "ov
 _Static_assert(__builtin_offsetof(struct hook_totals, samples) == 64, "samples");
 _Static_assert(__builtin_offsetof(struct hook_totals, lost_samples) == 72, "lost_samples");
 _Static_assert(__builtin_offsetof(struct hook_totals, truncated_packets) == 80, "truncated_packets");
-_Static_assert(__builtin_offsetof(struct hook_totals, reserved11) == 88, "reserved11");
+_Static_assert(__builtin_offsetof(struct hook_totals, fragment_packets) == 88, "fragment_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, unmatched_fragment_packets) == 96, "unmatched_fragment_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, tunnel_packets) == 104, "tunnel_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, context_overflow_packets) == 112, "context_overflow_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, reserved15) == 120, "reserved15");
 
 /* What the programs must know of one interface, found by its index. */
 struct interface_entry {

@@ -4,7 +4,8 @@
  *
  *  1. The interface's entry says which hook point this is.  Its totals count the packet, whatever
  *     becomes of it (book.bpf.h).
- *  2. parse.h reads the packet's identity.
+ *  2. parse.h reads the identity of a plain packet.  Any other goes on in a program of its own,
+ *     which dissects it from the beginning (unusual.bpf.h, dissect.bpf.h).
  *  3. The flow cache counts it (cache.bpf.h).  No helper is called on this path: array lookups,
  *     jiffies and the CPU's number are inlined by the verifier, which is why this costs a third of
  *     a hash map.
@@ -13,9 +14,11 @@
  *
  * bcc rewrites map accesses in its main file only.  So the loader puts every *.bpf.h in place of
  * the line that includes it; other headers hold plain functions.  It compiles the configuration
- * in: PINS (the folder of the maps), CPUS, SLOTS_PER_CPU (a power of two), HOOK_POINTS,
+ * in: PINS (the folder of the maps), VARIANT (the end of names that are not shared), CPUS,
+ * SLOTS_PER_CPU (a power of two), HOOK_POINTS,
  * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
- * PERF_BUFFER (where the kernel has no ring buffer), and the hash key SEED_0 to SEED_4 (odd
+ * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
+ * IS_VXLAN_PORT(port_be), and the hash key SEED_0 to SEED_4 (odd
  * numbers).
  */
 #include "events.h"
@@ -23,11 +26,9 @@
 
 #include "maps.bpf.h"
 #include "book.bpf.h"
+#include "unusual.bpf.h"
 
-#define TC_ACT_UNSPEC  (-1) /* let the next program decide; also tcx's TCX_NEXT */
-#define VLAN_TAG_BYTES 4
-/* A non-linear packet is pulled this far: Ethernet, tags, IPv6 with extensions, TCP. */
-#define PULL_BYTES 192
+#define TC_ACT_UNSPEC (-1) /* let the next program decide; also tcx's TCX_NEXT */
 
 /* The entry of an interface; NULL where the agent has told us nothing of it. */
 static __always_inline struct interface_entry *interface_of(u32 ifindex)
@@ -38,82 +39,111 @@ static __always_inline struct interface_entry *interface_of(u32 ifindex)
 	return entry && entry->ifindex == ifindex ? entry : NULL;
 }
 
-/*
- * A super-packet leaves, or arrived, as several segments, each with the same headers.  Count what
- * the wire carries.  The kernel knows how many they are, unless a guest's kernel made the packet.
- * In a tunnel the inner headers are repeated too, which we do not read: bytes fall short there.
- */
-static __always_inline void count_segments(struct packet *packet, u64 segment_bytes,
-					   u32 segment_count)
-{
-	u64 payload_bytes;
-
-	if (!segment_bytes || packet->bytes <= packet->header_bytes)
-		return;
-	payload_bytes = packet->bytes - packet->header_bytes;
-	packet->segments = segment_count ?: (payload_bytes + segment_bytes - 1) / segment_bytes;
-	packet->bytes += (packet->segments - 1) * packet->header_bytes;
-	packet->max_bytes = packet->header_bytes + segment_bytes;
-	packet->min_bytes = packet->bytes - (packet->segments - 1) * packet->max_bytes;
-}
-
-static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
+static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff *skb,
+					   bool is_egress)
 {
 	struct interface_entry *entry = interface_of(skb->ifindex);
-	u32 link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
-	u64 point = !entry ? 0 : is_egress ? entry->egress_point : entry->ingress_point;
+
+	frame->link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
+	frame->point = !entry ? 0 : is_egress ? entry->egress_point : entry->ingress_point;
+	frame->bytes = skb->len;
 	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
-	u64 is_tagged = skb->vlan_present;
-	u64 vlan = is_tagged * skb->vlan_tci & VLAN_VID_MASK;
-	u64 tag_bytes = is_tagged * VLAN_TAG_BYTES;
-	struct cursor cursor;
-	void *data;
+	frame->has_aside_tag = skb->vlan_present;
+	frame->aside_vlan = frame->has_aside_tag * skb->vlan_tci & VLAN_VID_MASK;
+	frame->segment_bytes = skb->gso_size;
+	frame->segments = skb->gso_segs;
+}
 
-	/* Twice at most: again when headers lay outside the linear part. */
-	for (int pulled = 0; pulled < 2; pulled++) {
-		struct packet packet = {.bytes = skb->len + tag_bytes, .segments = 1};
+static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *xdp)
+{
+	struct interface_entry *entry = interface_of(xdp->ingress_ifindex);
 
-		packet.key.lane = vlan << LANE_VLAN_SHIFT;
-		packet.header_bytes = tag_bytes;
-		packet.min_bytes = packet.max_bytes = packet.bytes;
-		data = (void *)(long)skb->data;
-		cursor.pos = data;
-		cursor.end = (void *)(long)skb->data_end;
-		parse_packet(&cursor, &packet, link_bytes);
-		if (packet.is_truncated && !pulled && cursor.end - data < skb->len) {
-			/* Pointers into the packet are void from here on, even if it fails. */
-			bpf_skb_pull_data(skb, skb->len < PULL_BYTES ? skb->len : PULL_BYTES);
-			continue;
-		}
-		count_segments(&packet, skb->gso_size, skb->gso_segs);
-		book(skb, &packet, point, data, cursor.end);
+	frame->link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
+	frame->point = entry ? entry->ingress_point : 0;
+	frame->bytes = (u64)xdp->data_end - xdp->data;
+}
+
+/* Books the packet if it is a plain one; another goes on in the program at tail. */
+static __always_inline void account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
+					  struct cursor *cursor, const u32 tail)
+{
+	u64 cpu = bpf_get_smp_processor_id();
+	struct hook_totals *books = books_at(cpu, frame->point);
+	struct packet packet = {.segments = 1};
+
+	if (!books)
 		return;
+	packet.tag_bytes = frame->has_aside_tag * VLAN_TAG_BYTES;
+	packet.bytes = frame->bytes + packet.tag_bytes;
+	packet.min_bytes = packet.max_bytes = packet.bytes;
+	packet.key.lane = frame->aside_vlan << LANE_VLAN_SHIFT;
+	if (!parse_plain(cursor, &packet, frame->link_bytes, frame->segment_bytes)) {
+		if (is_xdp)
+			xdp_tails.call(ctx, tail);
+		else
+			tc_tails.call(ctx, tail);
+		/* Comes back only where there is no such program: counted by what was read. */
+		packet.is_truncated = 1;
 	}
+	count_segments(&packet, frame->segment_bytes, frame->segments);
+	book(ctx, is_xdp, books, &packet, cpu, frame->point);
+}
+
+static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress, const u32 tail)
+{
+	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
+	struct frame frame = {};
+
+	frame_from_skb(&frame, skb, is_egress);
+	account_frame(skb, false, &frame, &cursor, tail);
 }
 
 int hook_xdp(struct xdp_md *ctx)
 {
-	struct interface_entry *entry = interface_of(ctx->ingress_ifindex);
-	u32 link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
-	void *data = (void *)(long)ctx->data;
-	struct cursor cursor = {.pos = data, .end = (void *)(long)ctx->data_end};
-	struct packet packet = {.bytes = cursor.end - data, .segments = 1};
+	struct cursor cursor = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
+	struct frame frame = {};
 
-	packet.min_bytes = packet.max_bytes = packet.bytes;
-	parse_packet(&cursor, &packet, link_bytes);
-	book(ctx, &packet, entry ? entry->ingress_point : 0, data, cursor.end);
+	frame_from_xdp(&frame, ctx);
+	account_frame(ctx, true, &frame, &cursor, TAIL_XDP);
 	return XDP_PASS;
 }
 
 int hook_ingress(struct __sk_buff *skb)
 {
-	account_skb(skb, false);
+	account_skb(skb, false, TAIL_INGRESS);
 	return TC_ACT_UNSPEC;
 }
 
 int hook_egress(struct __sk_buff *skb)
 {
-	account_skb(skb, true);
+	account_skb(skb, true, TAIL_EGRESS);
+	return TC_ACT_UNSPEC;
+}
+
+int unusual_xdp(struct xdp_md *ctx)
+{
+	struct frame frame = {};
+
+	frame_from_xdp(&frame, ctx);
+	account_unusual(ctx, true, &frame);
+	return XDP_PASS;
+}
+
+int unusual_ingress(struct __sk_buff *skb)
+{
+	struct frame frame = {};
+
+	frame_from_skb(&frame, skb, false);
+	account_unusual(skb, false, &frame);
+	return TC_ACT_UNSPEC;
+}
+
+int unusual_egress(struct __sk_buff *skb)
+{
+	struct frame frame = {};
+
+	frame_from_skb(&frame, skb, true);
+	account_unusual(skb, false, &frame);
 	return TC_ACT_UNSPEC;
 }
 

@@ -7,6 +7,14 @@
 
 #include "events.h"
 
+enum xdp_tail { TAIL_XDP };
+enum tc_tail { TAIL_INGRESS, TAIL_EGRESS };
+
+/* Which packet of a tunnel rows tell of. */
+#define TUNNELS_OUTER 0
+#define TUNNELS_INNER 1
+#define TUNNELS_BOTH  2
+
 /* The agent maps these into its memory. */
 #define SHARED_ARRAY(name, entry, count)                                                           \
 	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, count, BPF_F_MMAPABLE)
@@ -40,12 +48,21 @@
 SHARED_ARRAY(flow_slots, struct flow_slot, CPUS *SLOTS_PER_CPU);
 /* Key: as above.  Apart from the slot because it is written once an interval, not per packet. */
 SHARED_ARRAY(flow_origins, struct flow_origin, CPUS *SLOTS_PER_CPU);
+/* Key: CPU * CONTEXTS_PER_CPU + entry.  We write, once; the agent maps it; nothing is deleted. */
+SHARED_ARRAY(contexts, struct flow_context, CPUS *CONTEXTS_PER_CPU);
 /* Key: CPU * HOOK_POINTS + hook point.  Point 0 books what met no known interface. */
 SHARED_ARRAY(totals, struct hook_totals, CPUS *HOOK_POINTS);
 /* Key: ifindex modulo INTERFACE_SLOTS.  The agent writes, before a program is attached. */
 SHARED_ARRAY(interfaces, struct interface_entry, INTERFACE_SLOTS);
 /* One entry: hook_clock writes the readings, the agent writes interval_jiffies. */
 SHARED_ARRAY(agent_clock, struct agent_clock, 1);
+
+/*
+ * The programs that hooks go on in.  The loader writes.  Each compilation has its own, and each type
+ * of program, as the kernel wants it.
+ */
+BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 1, PINS "/xdp_tails" VARIANT);
+BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 2, PINS "/tc_tails" VARIANT);
 
 EVENTS(evictions);
 EVENTS(packets);

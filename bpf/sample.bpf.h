@@ -15,22 +15,28 @@
 #undef bpf_probe_read_kernel
 
 /*
- * Copies the frame's first bytes and zeroes the rest.  Returns how many were copied.  A helper,
- * because direct access takes a branch a word, and so many paths exhaust the verifier (6.18).
+ * Copies the frame's first bytes and zeroes the rest.  Returns how many were copied.  A helper at
+ * XDP too, because direct access takes a branch a word, and so many paths exhaust the verifier
+ * (6.18).
  */
-static __always_inline u32 copy_header(struct packet_event *event, void *data, void *end)
+static __always_inline u32 copy_header(void *ctx, const bool is_xdp, struct packet_event *event)
 {
-	u64 length = end - data;
+	struct __sk_buff *skb = ctx;
+	struct xdp_md *xdp = ctx;
+	u64 length = is_xdp ? (u64)xdp->data_end - xdp->data : skb->len;
 
 	if (length > HEADER_BYTES)
 		length = HEADER_BYTES;
 	__builtin_memset(event->header, 0, sizeof(event->header));
-	bpf_probe_read_kernel(event->header, length, data);
+	if (is_xdp)
+		bpf_probe_read_kernel(event->header, length, (void *)(long)xdp->data);
+	else if (length)
+		bpf_skb_load_bytes(skb, 0, event->header, length);
 	return length;
 }
 
-static __always_inline void fill_event(struct packet_event *event, const struct packet *packet,
-				       u8 reason, void *data, void *end)
+static __always_inline void fill_event(void *ctx, const bool is_xdp, struct packet_event *event,
+				       const struct packet *packet, u8 reason)
 {
 	event->seen_ns = bpf_ktime_get_ns();
 	event->src_addr[0] = packet->key.src_addr[0];
@@ -46,17 +52,17 @@ static __always_inline void fill_event(struct packet_event *event, const struct 
 	event->reason = reason;
 	event->bytes = packet->bytes;
 	event->packets = packet->segments;
-	event->header_bytes = copy_header(event, data, end);
+	event->header_bytes = copy_header(ctx, is_xdp, event);
 }
 
 /* Sends the packet's headers to the agent. */
-static __always_inline void sample(void *ctx, struct hook_totals *books,
-				   const struct packet *packet, u8 reason, void *data, void *end)
+static __always_inline void sample(void *ctx, const bool is_xdp, struct hook_totals *books,
+				   const struct packet *packet, u8 reason)
 {
 #if PERF_BUFFER
 	struct packet_event event = {};
 
-	fill_event(&event, packet, reason, data, end);
+	fill_event(ctx, is_xdp, &event, packet, reason);
 	if (packets.perf_submit(ctx, &event, sizeof(event)) < 0) {
 		books->lost_samples++;
 		return;
@@ -68,7 +74,7 @@ static __always_inline void sample(void *ctx, struct hook_totals *books,
 		books->lost_samples++;
 		return;
 	}
-	fill_event(event, packet, reason, data, end);
+	fill_event(ctx, is_xdp, event, packet, reason);
 	packets.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 #endif
 	books->samples++;

@@ -23,7 +23,15 @@ CREATE TABLE IF NOT EXISTS hookline.flows
     `packets` UInt64 COMMENT 'packets, as many as a wire carries' CODEC(T64, ZSTD(1)),
     `bytes` UInt64 COMMENT 'layer-2 bytes without the frame check sequence' CODEC(T64, ZSTD(1)),
     `min_bytes` UInt16 COMMENT 'smallest packet, in bytes; 65535 also stands for larger' CODEC(ZSTD(1)),
-    `max_bytes` UInt16 COMMENT 'largest packet, in bytes; 65535 also stands for larger' CODEC(ZSTD(1))
+    `max_bytes` UInt16 COMMENT 'largest packet, in bytes; 65535 also stands for larger' CODEC(ZSTD(1)),
+    `inner_vlan` UInt16 COMMENT 'VLAN id of the second tag (QinQ), 0 where there is none' CODEC(ZSTD(1)),
+    `icmp_id` UInt16 COMMENT 'id of an ICMP or ICMPv6 echo, 0 for everything else' CODEC(ZSTD(1)),
+    `tunnel` Enum8('none' = 0, 'vxlan' = 1, 'geneve' = 2, 'gre' = 3, 'ipip' = 4, '6in4' = 5) COMMENT 'the tunnel that the packet came in; addresses, ports and DSCP are those inside it' CODEC(ZSTD(1)),
+    `outer_src_addr` IPv6 COMMENT 'source address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
+    `outer_dst_addr` IPv6 COMMENT 'destination address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
+    `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1)),
+    `inner_packets` UInt64 COMMENT 'packets in a tunnel that the row of the outer packet counts (`--tunnels both`)' CODEC(T64, ZSTD(1)),
+    `inner_bytes` UInt64 COMMENT 'bytes of `inner_packets`' CODEC(T64, ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
@@ -54,7 +62,13 @@ CREATE TABLE IF NOT EXISTS hookline.packets
     `packets` UInt16 COMMENT '1, or the segments of a super-packet' CODEC(T64, ZSTD(1)),
     `bytes` UInt32 COMMENT 'length of the frame; of a super-packet, of all its segments' CODEC(T64, ZSTD(1)),
     `header_bytes` UInt8 COMMENT 'how many bytes of `header` were captured' CODEC(ZSTD(1)),
-    `header` FixedString(96) COMMENT 'the first bytes of the frame, zero filled' CODEC(ZSTD(1))
+    `header` FixedString(96) COMMENT 'the first bytes of the frame, zero filled' CODEC(ZSTD(1)),
+    `inner_vlan` UInt16 COMMENT 'VLAN id of the second tag (QinQ), 0 where there is none' CODEC(ZSTD(1)),
+    `icmp_id` UInt16 COMMENT 'id of an ICMP or ICMPv6 echo, 0 for everything else' CODEC(ZSTD(1)),
+    `tunnel` Enum8('none' = 0, 'vxlan' = 1, 'geneve' = 2, 'gre' = 3, 'ipip' = 4, '6in4' = 5) COMMENT 'the tunnel that the packet came in; addresses, ports and DSCP are those inside it' CODEC(ZSTD(1)),
+    `outer_src_addr` IPv6 COMMENT 'source address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
+    `outer_dst_addr` IPv6 COMMENT 'destination address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
+    `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
@@ -144,7 +158,11 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `lost_samples` UInt64 COMMENT 'packet headers that the ring buffer had no room for' CODEC(T64, ZSTD(1)),
     `truncated_packets` UInt64 COMMENT 'packets whose headers ended early; they are counted by what could be read' CODEC(T64, ZSTD(1)),
     `link_packets` UInt64 COMMENT 'packets by the interface\'s own counters' CODEC(T64, ZSTD(1)),
-    `link_bytes` UInt64 COMMENT 'bytes by the interface\'s own counters' CODEC(T64, ZSTD(1))
+    `link_bytes` UInt64 COMMENT 'bytes by the interface\'s own counters' CODEC(T64, ZSTD(1)),
+    `fragment_packets` UInt64 COMMENT 'fragments after the first of their packet' CODEC(T64, ZSTD(1)),
+    `unmatched_fragment_packets` UInt64 COMMENT 'of those, the ones whose first fragment was not seen, so that they have no ports' CODEC(T64, ZSTD(1)),
+    `tunnel_packets` UInt64 COMMENT 'packets in which another packet was found' CODEC(T64, ZSTD(1)),
+    `context_overflow_packets` UInt64 COMMENT 'packets counted without their second tag or what is in their tunnel, for lack of room' CODEC(T64, ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)

@@ -3,7 +3,17 @@
 
 from schemas.control import AGENT_CLOCK, INTERFACE_ENTRY
 from schemas.dns import DNS, DNS_EVENT, DNS_MESSAGE_BYTES
-from schemas.flow import FLOW, FLOW_EVICTION, FLOW_ORIGIN, FLOW_SLOT, LANE, SHAPES
+from schemas.fields import TUNNELS
+from schemas.flow import (
+    CONTEXT_LANE,
+    FLOW,
+    FLOW_CONTEXT,
+    FLOW_EVICTION,
+    FLOW_ORIGIN,
+    FLOW_SLOT,
+    LANE,
+    SHAPES,
+)
 from schemas.ledger import HOOK_TOTALS, LEDGER
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
@@ -12,6 +22,7 @@ RECORDS = (FLOW, PACKET, DNS, TLS, LEDGER)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,
+    FLOW_CONTEXT,
     FLOW_ORIGIN,
     FLOW_EVICTION,
     PACKET_EVENT,
@@ -21,8 +32,8 @@ LAYOUTS = (
     INTERFACE_ENTRY,
     AGENT_CLOCK,
 )
-BITS = (LANE,)
-ENUMS = {"shape": SHAPES, "reason": REASONS}
+BITS = (LANE, CONTEXT_LANE)
+ENUMS = {"shape": SHAPES, "tunnel": TUNNELS, "reason": REASONS}
 CONSTANTS = {
     "HEADER_BYTES": HEADER_BYTES,
     "DNS_MESSAGE_BYTES": DNS_MESSAGE_BYTES,

@@ -23,6 +23,6 @@ def dtype_from_layout(layout: Layout) -> np.dtype[np.void]:
 
 
 def unpack(bits: Bits, name: str, packed: NDArray[np.uint32]) -> NDArray[Any]:
-    """One part of a packed column, as uint16."""
+    """One part of a packed column, as uint16, or uint32 where it is wider."""
     part = (packed >> np.uint32(bits.shift(name))) & np.uint32(bits.mask(name))
-    return part.astype(np.uint16)
+    return part.astype(np.uint16 if bits.mask(name) < 1 << 16 else np.uint32)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fields that more than one event kind uses, each written once."""
 
-from schemas.layout import ADDR, NAME, TIME_NS, U8, U16, U64, Field, enum8
+from schemas.layout import ADDR, NAME, TIME_NS, U8, U16, U32, U64, Field, enum8
 
 # Rows arrive nearly sorted by time, so neighbours differ by little.
 TIME_CODEC = "Delta(8), ZSTD(1)"
@@ -29,9 +29,22 @@ ETHERTYPE = Field(
     " 0 for totals whose packets were not told apart",
 )
 VLAN = Field("vlan", U16, "VLAN id of the outer 802.1Q tag, 0 where there is none")
+INNER_VLAN = Field("inner_vlan", U16, "VLAN id of the second tag (QinQ), 0 where there is none")
+TUNNELS = {"none": 0, "vxlan": 1, "geneve": 2, "gre": 3, "ipip": 4, "6in4": 5}
+TUNNEL = Field(
+    "tunnel",
+    enum8(**TUNNELS),
+    "the tunnel that the packet came in; addresses, ports and DSCP are those inside it",
+)
+OUTER_SRC_ADDR = Field("outer_src_addr", ADDR, "source address of the tunnel's outer packet")
+OUTER_DST_ADDR = Field("outer_dst_addr", ADDR, "destination address of the tunnel's outer packet")
+VNI = Field("vni", U32, "network id of VXLAN and GENEVE, key of GRE, 0 where there is none")
 DSCP = Field("dscp", U8, "differentiated services code point (RFC 2474)")
 ICMP_TYPE = Field("icmp_type", U8, "ICMP or ICMPv6 type, 0 for other protocols")
 ICMP_CODE = Field("icmp_code", U8, "ICMP or ICMPv6 code, 0 for other protocols")
+ICMP_ID = Field("icmp_id", U16, "id of an ICMP or ICMPv6 echo, 0 for everything else")
+# Of a packet with two tags or in a tunnel, and the id of an echo.
+SURROUNDINGS = (INNER_VLAN, ICMP_ID, TUNNEL, OUTER_SRC_ADDR, OUTER_DST_ADDR, VNI)
 TCP_FLAGS = Field(
     "tcp_flags", U8, "TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128"
 )

@@ -16,8 +16,31 @@ LANE = Bits(
     (("point", 12), ("vlan", 12), ("dscp", 6), ("shape", 2)),
 )
 
-# What the rest of the key means.
-SHAPES = {"other": 0, "ipv4": 1, "ipv6": 2}
+# What the rest of the key means.  Where a packet has two tags or came in a tunnel, the lane has the
+# number of a context in place of VLAN and DSCP.
+SHAPES = {"other": 0, "ipv4": 1, "ipv6": 2, "context": 3}
+CONTEXT_LANE = Bits(
+    "context_lane",
+    "the lane of a flow whose shape is `context`",
+    (("point", 12), ("context", 18), ("shape", 2)),
+)
+
+FLOW_CONTEXT = Layout(
+    "flow_context",
+    "What surrounds the packets of a flow, where it is more than one VLAN tag.",
+    (
+        f.OUTER_SRC_ADDR,
+        f.OUTER_DST_ADDR,
+        f.VNI,
+        f.VLAN,
+        f.INNER_VLAN,
+        f.TUNNEL,
+        Field("shape", U8, "that of the packet which gave the flow its addresses"),
+        f.DSCP,
+        Field("is_copy", U8, "1 where another flow counts the same packets"),
+        pad(4),
+    ),
+)
 
 FLOW_SLOT = Layout(
     "flow_slot",
@@ -30,7 +53,7 @@ FLOW_SLOT = Layout(
             U16,
             "source port; ICMP: type, then code; shape `other`: the ethertype",
         ),
-        Field("dst_port_be", U16, "destination port, 0 where there is none"),
+        Field("dst_port_be", U16, "destination port; ICMP: the id of an echo; 0 for none"),
         Field("lane", U32, LANE.doc),
         f.PROTOCOL,
         f.TCP_FLAGS.of(U8, "OR of the flags in this interval"),
@@ -94,6 +117,14 @@ FLOW = Record(
         f.BYTES,
         Field("min_bytes", U16, "smallest packet, in bytes; 65535 also stands for larger"),
         Field("max_bytes", U16, "largest packet, in bytes; 65535 also stands for larger"),
+        *f.SURROUNDINGS,
+        Field(
+            "inner_packets",
+            U64,
+            "packets in a tunnel that the row of the outer packet counts (`--tunnels both`)",
+            f.COUNTER_CODEC,
+        ),
+        Field("inner_bytes", U64, "bytes of `inner_packets`", f.COUNTER_CODEC),
     ),
     order_by="toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time",
 )

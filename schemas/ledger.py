@@ -29,6 +29,16 @@ TRUNCATED_PACKETS = _counter(
     "truncated_packets",
     "packets whose headers ended early; they are counted by what could be read",
 )
+FRAGMENT_PACKETS = _counter("fragment_packets", "fragments after the first of their packet")
+UNMATCHED_FRAGMENT_PACKETS = _counter(
+    "unmatched_fragment_packets",
+    "of those, the ones whose first fragment was not seen, so that they have no ports",
+)
+TUNNEL_PACKETS = _counter("tunnel_packets", "packets in which another packet was found")
+CONTEXT_OVERFLOW_PACKETS = _counter(
+    "context_overflow_packets",
+    "packets counted without their second tag or what is in their tunnel, for lack of room",
+)
 
 HOOK_TOTALS = Layout(
     "hook_totals",
@@ -45,7 +55,11 @@ HOOK_TOTALS = Layout(
         SAMPLES,
         LOST_SAMPLES,
         TRUNCATED_PACKETS,
-        pad(40),
+        FRAGMENT_PACKETS,
+        UNMATCHED_FRAGMENT_PACKETS,
+        TUNNEL_PACKETS,
+        CONTEXT_OVERFLOW_PACKETS,
+        pad(8),
     ),
 )
 
@@ -73,6 +87,10 @@ LEDGER = Record(
         TRUNCATED_PACKETS,
         _counter("link_packets", "packets by the interface's own counters"),
         _counter("link_bytes", "bytes by the interface's own counters"),
+        FRAGMENT_PACKETS,
+        UNMATCHED_FRAGMENT_PACKETS,
+        TUNNEL_PACKETS,
+        CONTEXT_OVERFLOW_PACKETS,
     ),
     order_by="time, node, interface, direction",
 )

@@ -66,6 +66,7 @@ PACKET = Record(
         f.BYTES.of(U32, "length of the frame; of a super-packet, of all its segments"),
         CAPTURED_BYTES,
         HEADER,
+        *f.SURROUNDINGS,
     ),
     order_by="toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time",
 )

@@ -78,7 +78,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
             continue
         name = field.metadata["group"]
         group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
-        default = f" (default: {field.default})" if field.default not in ("", 0, ()) else ""
+        shown = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = f" (default: {shown})" if shown not in ("", 0) else ""
         group.add_argument(
             "--" + field.name.replace("_", "-"),
             metavar=field.metadata["metavar"] or field.name.upper(),

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from schemas.dtype import dtype_from_layout
-from schemas.flow import FLOW_EVICTION, FLOW_ORIGIN, FLOW_SLOT, LANE
+from schemas.flow import FLOW_CONTEXT, FLOW_EVICTION, FLOW_ORIGIN, FLOW_SLOT, LANE
 from schemas.ledger import HOOK_TOTALS
 
 POINTS = 3
@@ -18,6 +18,7 @@ class KernelModel:
     def __init__(self, *, ways: int = 2, room: int = 1 << 30) -> None:
         self.slots = np.zeros(ways, dtype_from_layout(FLOW_SLOT))
         self.origins = np.zeros(ways, dtype_from_layout(FLOW_ORIGIN))
+        self.contexts = np.zeros(1, dtype_from_layout(FLOW_CONTEXT))
         self.totals = np.zeros((1, POINTS), dtype_from_layout(HOOK_TOTALS))
         self.room = room
         self.written = self.read = 0

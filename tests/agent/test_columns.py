@@ -13,7 +13,8 @@ from agent.interfaces import Interface
 from agent.plan import LoadError
 from agent.points import number_points
 from schemas.dtype import dtype_from_layout
-from schemas.flow import FLOW, FLOW_SLOT, LANE, SHAPES
+from schemas.fields import TUNNELS
+from schemas.flow import CONTEXT_LANE, FLOW, FLOW_CONTEXT, FLOW_SLOT, LANE, SHAPES
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT
 
 WALL_NS = 1_800_000_000_000_000_000
@@ -24,6 +25,17 @@ INTERFACES = [
 ]
 POINTS = number_points(INTERFACES)
 INGRESS, EGRESS = 1, 2
+CONTEXTS = np.zeros(1 << 17, dtype_from_layout(FLOW_CONTEXT))
+
+
+NOT_AROUND = {
+    "inner_vlan": 0,
+    "icmp_id": 0,
+    "tunnel": TUNNELS["none"],
+    "outer_src_addr": bytes(16),
+    "outer_dst_addr": bytes(16),
+    "vni": 0,
+}
 
 
 def lane(**parts: int) -> int:
@@ -46,7 +58,7 @@ def a_slot(**fields) -> np.ndarray:
 def a_row(slot: np.ndarray, *, first_ns: int = 4_000) -> dict:
     one = np.array([1], np.uint64)
     counted = Counted(slot, np.array([first_ns], np.uint64), one * 3, one * 180)
-    columns = flow_columns(counted, POINTS, ANCHOR)
+    columns = flow_columns(counted, POINTS, CONTEXTS, ANCHOR)
     assert list(columns) == [field.name for field in FLOW.fields]
     row = {
         name: column.item(0) for name, column in columns.items() if isinstance(column, np.ndarray)
@@ -91,6 +103,9 @@ def test_a_tcp_flow():
         "bytes": 180,
         "min_bytes": 54,
         "max_bytes": 65535,
+        **NOT_AROUND,
+        "inner_packets": 0,
+        "inner_bytes": 0,
     }
 
 
@@ -153,7 +168,7 @@ def test_a_packet_keeps_the_bytes_of_its_header():
     event["seen_ns"], event["header"], event["header_bytes"] = 9_000, header, 96
     event["hop_limit"], event["reason"], event["bytes"], event["packets"] = 64, 2, 70_000, 46
 
-    columns = packet_columns(event, POINTS, ANCHOR)
+    columns = packet_columns(CONTEXTS, event, POINTS, ANCHOR)
 
     assert list(columns) == [field.name for field in PACKET.fields]
     assert columns["time"].tolist() == [WALL_NS - 1_000]
@@ -202,3 +217,38 @@ def test_more_interfaces_than_there_are_points_are_refused_with_their_number():
 
     with pytest.raises(LoadError, match="^2048 interfaces are too many for one agent, which obs"):
         number_points(many)
+
+
+def test_what_surrounds_a_packet_is_in_the_context_that_its_lane_names():
+    context = np.zeros(1, dtype_from_layout(FLOW_CONTEXT))
+    context["vlan"], context["inner_vlan"], context["dscp"] = 7, 9, 46
+    context["tunnel"], context["vni"] = TUNNELS["vxlan"], 0xABCDEF
+    context["shape"] = SHAPES["ipv6"]
+    context["outer_src_addr"] = IPv6Address("::ffff:192.0.2.1").packed
+    number = 70_000
+    CONTEXTS[number] = context[0]
+    shift = CONTEXT_LANE.shift("context")
+    slot = a_slot(
+        lane=lane(point=INGRESS, shape=SHAPES["context"]) | number << shift,
+        protocol=58,
+        src_port_be=network(0x8000),
+        dst_port_be=network(77),
+    )
+
+    row = a_row(slot)
+
+    assert (row["vlan"], row["inner_vlan"], row["dscp"], row["ethertype"]) == (7, 9, 46, 0x86DD)
+    assert (row["tunnel"], row["vni"]) == (TUNNELS["vxlan"], 0xABCDEF)
+    assert row["outer_src_addr"] == IPv6Address("::ffff:192.0.2.1").packed
+    assert (row["icmp_type"], row["icmp_id"], row["dst_port"]) == (128, 77, 0)
+
+
+def test_a_copy_counts_apart_from_what_is_counted_outside():
+    CONTEXTS[3] = np.zeros(1, dtype_from_layout(FLOW_CONTEXT))[0]
+    CONTEXTS["is_copy"][3], CONTEXTS["tunnel"][3] = 1, TUNNELS["gre"]
+    shift = CONTEXT_LANE.shift("context")
+
+    row = a_row(a_slot(lane=lane(point=INGRESS, shape=SHAPES["context"]) | 3 << shift))
+
+    assert (row["packets"], row["bytes"]) == (0, 0)
+    assert (row["inner_packets"], row["inner_bytes"]) == (3, 180)

@@ -15,7 +15,7 @@ FLOWS = st.integers(1, 7)
 
 def test_reports_the_growth_of_a_flow_that_stays():
     kernel = KernelModel()
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     kernel.packet(1, in_bytes=100)
     cache.snapshot()
     kernel.packet(1, in_bytes=60)
@@ -27,7 +27,7 @@ def test_reports_the_growth_of_a_flow_that_stays():
 
 def test_reports_nothing_of_a_flow_that_rests():
     kernel = KernelModel()
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     kernel.packet(1)
     cache.snapshot()
 
@@ -36,7 +36,7 @@ def test_reports_nothing_of_a_flow_that_rests():
 
 def test_leaves_a_slot_that_is_being_replaced_for_the_next_snapshot():
     kernel = KernelModel(ways=1)
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     kernel.packet(1)
     kernel.slots["generation"] += 1
 
@@ -47,7 +47,7 @@ def test_leaves_a_slot_that_is_being_replaced_for_the_next_snapshot():
 
 def test_an_evicted_flow_is_reported_without_what_was_reported_before():
     kernel = KernelModel(ways=1)
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     kernel.packet(1)
     cache.snapshot()
     kernel.packet(1)
@@ -61,7 +61,7 @@ def test_an_evicted_flow_is_reported_without_what_was_reported_before():
 
 def test_an_evicted_flow_of_which_all_was_reported_gives_no_row():
     kernel = KernelModel(ways=1)
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     kernel.packet(1)
     cache.snapshot()
     kernel.packet(2)
@@ -71,7 +71,7 @@ def test_an_evicted_flow_of_which_all_was_reported_gives_no_row():
 
 def test_what_was_reported_of_a_flow_that_was_lost_is_taken_back():
     kernel = KernelModel(ways=1, room=0)
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     for _ in range(5):
         kernel.packet(1)
     cache.snapshot()
@@ -86,7 +86,7 @@ def test_what_was_reported_of_a_flow_that_was_lost_is_taken_back():
 
 def test_counters_that_wrap_give_the_right_difference():
     kernel = KernelModel()
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     kernel.packet(1)
     kernel.slots["packets"][0] = 0xFFFFFFFF
     cache.snapshot()
@@ -98,7 +98,7 @@ def test_counters_that_wrap_give_the_right_difference():
 
 def test_a_generation_that_came_round_is_no_flow_of_four_billion_packets():
     kernel = KernelModel(ways=1)
-    cache = FlowCache(kernel.slots, kernel.origins)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
     for _ in range(9):
         kernel.packet(1)
     cache.snapshot()
@@ -117,7 +117,7 @@ class Accounting(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.kernel = KernelModel(ways=2, room=2)
-        self.cache = FlowCache(self.kernel.slots, self.kernel.origins)
+        self.cache = FlowCache(self.kernel.slots, self.kernel.origins, self.kernel.contexts)
         self.reported: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
 

@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +14,6 @@ from agent.interfaces import Interface
 from agent.ledger import Ledger
 from agent.observer import Observer
 from agent.points import number_points
-from schemas.dtype import dtype_from_layout
-from schemas.packet import PACKET_EVENT
 from tests.agent.kernel_model import KernelModel
 
 Packets = list[int]  # the flow of each
@@ -58,12 +55,6 @@ class Evictions:
 
 
 @dataclass
-class NoPackets:
-    def drain(self):
-        return np.empty(0, dtype_from_layout(PACKET_EVENT))
-
-
-@dataclass
 class Books:
     """An observer of a modelled kernel, and what its batches add up to."""
 
@@ -83,10 +74,10 @@ class Books:
         observer._batcher = Batcher("node", "boot", "run")
         observer._ledger = self.ledger
         observer._totals = self.kernel.totals
-        observer._cache = FlowCache(self.kernel.slots, self.kernel.origins)
+        observer._contexts = self.kernel.contexts
+        observer._cache = FlowCache(self.kernel.slots, self.kernel.origins, self.kernel.contexts)
         observer._clock = Clock(self.pass_by, self.kernel)
         observer._evictions = Evictions(self.pass_by, self.kernel)
-        observer._packets = NoPackets()
         observer._counted, observer._events, observer._gone = [], [], set()
         self.observer = observer
 

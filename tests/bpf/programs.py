@@ -77,6 +77,7 @@ def loaded(
     sample_one_in: int = 0,
     sample_first: bool = False,
     buffer: str = "ring",
+    tunnels: str = "inner",
 ) -> Iterator[Programs]:
     """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
     pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
@@ -92,6 +93,8 @@ def loaded(
         ring_bytes=ring_bytes,
         sample_one_in=sample_one_in,
         sample_first=sample_first,
+        tunnels=tunnels,
+        vxlan_ports=(4789,),
     )
     cpus = os.sched_getaffinity(0)
     asyncio.run(load(plan))

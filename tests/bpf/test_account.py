@@ -47,7 +47,7 @@ def tcp(flags: int, payload_bytes: int = 0) -> bytes:
 
 
 def cache_of(programs: Programs) -> FlowCache:
-    return FlowCache(programs.maps.slots, programs.maps.origins)
+    return FlowCache(programs.maps.slots, programs.maps.origins, programs.maps.contexts)
 
 
 def sums(*parts: Counted) -> tuple[int, int]:

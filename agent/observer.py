@@ -24,6 +24,7 @@ from agent.plan import Plan
 from agent.points import HookPoints
 from agent.ring import RingBuffer
 from agent.rows import Rows, joined
+from agent.surroundings import copies
 from schemas.dtype import dtype_from_layout, unpack
 from schemas.flow import FLOW_EVICTION, LANE
 from schemas.layout import Layout
@@ -140,7 +141,9 @@ class Observer:
             if len(part):
                 point = unpack(LANE, "point", part.slots["lane"])
                 columns = flow_columns(part, self._points, self._contexts, anchor)
-                self._ledger.book_rows(point, columns["packets"], columns["bytes"])
+                is_counted = ~copies(part.slots["lane"], self._contexts)
+                counts = (part.packets[is_counted], part.bytes[is_counted])
+                self._ledger.book_rows(point[is_counted], *counts)
                 yield from self._batch("flow", columns, anchor)
         for events in self._events:
             if (rows := events.take()) is not None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from agent.clock import Anchor
 from agent.flowcache import Counted
+from agent.owners import OwnerLookup
 from agent.points import HookPoints
 from agent.rows import Rows
 from agent.surroundings import copies, surroundings
@@ -25,27 +26,33 @@ _ICMPV6 = 58
 Columns = Mapping[str, Column]
 
 
-def flow_columns(counted: Counted, points: HookPoints, contexts: Rows, anchor: Anchor) -> Columns:
-    """The columns of `flow` records."""
+def flow_columns(
+    counted: Counted,
+    points: HookPoints,
+    contexts: Rows,
+    anchor: Anchor,
+    owners: OwnerLookup | None = None,
+) -> Columns:
+    """The columns of `flow` records, with those of their owners where they are looked up."""
     slots = counted.slots
     is_copy = copies(slots["lane"], contexts)
     start_ns = anchor.wall_from_monotonic(counted.first_ns)
     # The start is exact, the end is known to the tick; a row never ends before it starts.
     end_ns = np.maximum(anchor.wall_from_jiffies(slots["last_jiffies"]), start_ns)
-    return typed(
-        FLOW,
-        {
-            "time": start_ns,
-            "end": end_ns,
-            **_identity(slots, points, contexts),
-            "packets": np.where(is_copy, 0, counted.packets),
-            "bytes": np.where(is_copy, 0, counted.bytes),
-            "inner_packets": np.where(is_copy, counted.packets, 0),
-            "inner_bytes": np.where(is_copy, counted.bytes, 0),
-            "min_bytes": slots["min_bytes"],
-            "max_bytes": slots["max_bytes"],
-        },
-    )
+    columns: dict[str, Any] = {
+        "time": start_ns,
+        "end": end_ns,
+        **_identity(slots, points, contexts),
+        "packets": np.where(is_copy, 0, counted.packets),
+        "bytes": np.where(is_copy, 0, counted.bytes),
+        "inner_packets": np.where(is_copy, counted.packets, 0),
+        "inner_bytes": np.where(is_copy, counted.bytes, 0),
+        "min_bytes": slots["min_bytes"],
+        "max_bytes": slots["max_bytes"],
+    }
+    if owners is not None:
+        columns |= owners.flow_columns(columns, anchor.wall_ns - anchor.monotonic_ns)
+    return typed(FLOW, columns)
 
 
 def total_columns(

@@ -69,6 +69,13 @@ class Config(BrokerOptions):
         metavar="YES|NO",
         choices=("yes", "no"),
     )
+    owners: str = option(
+        "yes",
+        "say which process, unit and container a flow belongs to: yes, no",
+        group=CAPTURE,
+        metavar="YES|NO",
+        choices=("yes", "no"),
+    )
 
     tunnels: str = option(
         "inner",

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.ledger import Ledger
+from agent.owners import OwnerLookup
 from agent.publisher import Publisher
 from schemas.ledger import LEDGER
 
@@ -28,9 +29,12 @@ _PUBLISHED = {
 class _Reader(Collector):
     """Reads at each scrape; a scrape may be an interval behind the kernel."""
 
-    def __init__(self, ledger: Ledger, publisher: Publisher) -> None:
+    def __init__(
+        self, ledger: Ledger, publisher: Publisher, owners: OwnerLookup | None = None
+    ) -> None:
         self._ledger = ledger
         self._publisher = publisher
+        self._owners = owners
 
     def collect(self) -> Iterator[Metric]:
         for name, doc in _PUBLISHED.items():
@@ -41,6 +45,8 @@ class _Reader(Collector):
             "payload bytes that wait for Kafka",
             value=self._publisher.waiting_bytes,
         )
+        if self._owners is not None:
+            yield from _of_owners(self._owners)
         docs = {field.name: field.doc for field in LEDGER.fields}
         for name, by_place in self._ledger.counted().items():
             family = CounterMetricFamily(f"agent_{name}", docs[name], labels=_LABELS)
@@ -49,12 +55,29 @@ class _Reader(Collector):
             yield family
 
 
-def listen(host: str, port: int, ledger: Ledger, publisher: Publisher) -> None:
+def _of_owners(owners: OwnerLookup) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "agent_known_sockets", "sockets whose owner is known", value=len(owners)
+    )
+    yield CounterMetricFamily(
+        "agent_evicted_sockets",
+        "sockets whose owner was dropped for want of room",
+        value=owners.evicted_total,
+    )
+
+
+def listen(
+    host: str,
+    port: int,
+    ledger: Ledger,
+    publisher: Publisher,
+    owners: OwnerLookup | None = None,
+) -> None:
     """Serve `/metrics` from a thread until the process ends.
 
     Raises:
         OSError: the address cannot be bound.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(ledger, publisher))
+    registry.register(_Reader(ledger, publisher, owners))
     start_http_server(port, host, registry=registry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tc filters on kernels without tcx, through netlink: the one module that imports pyroute2.
+"""tc filters on kernels without tcx, and addresses, through netlink: here alone is pyroute2.
 
 Before Linux v6.6 a tc program is a filter of the clsact qdisc.  It outlives us, so what we add
 has a handle made of the agent's name, by which it is removed; other filters, those of other
@@ -10,7 +10,10 @@ import errno
 import os
 import zlib
 from contextlib import suppress
+from ipaddress import ip_address
 
+import numpy as np
+from numpy.typing import NDArray
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -90,6 +93,27 @@ def remove_clsact_if_unused(ifindex: int) -> None:
         )
         if not used:
             netlink.tc("del", "clsact", ifindex)
+
+
+def local_addresses() -> NDArray[np.void]:
+    """The addresses of this network namespace, 16 bytes each; IPv4 mapped into ::ffff/96.
+
+    Raises:
+        RefusedError: the kernel does not tell.
+    """
+    with IPRoute() as netlink:
+        try:
+            found = list(netlink.addr("dump"))
+        except NetlinkError as error:
+            raise RefusedError(error.code, os.strerror(error.code)) from None
+    # On a link with two ends, the address is the other one's.
+    texts = [one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS") for one in found]
+    return np.frombuffer(b"".join(_mapped(text) for text in texts if text), "V16")
+
+
+def _mapped(text: str) -> bytes:
+    address = ip_address(text)
+    return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
 
 
 def xdp_program_id(ifindex: int) -> int:

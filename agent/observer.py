@@ -19,6 +19,7 @@ from agent.flowcache import Counted, FlowCache
 from agent.interfaces import LinkCounters
 from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
+from agent.owners import OwnerLookup
 from agent.perf import PerfBuffer
 from agent.plan import Plan
 from agent.points import HookPoints
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 _MANY_ROWS = 1 << 16
 # A record that another CPU has not finished holds up those behind it for microseconds.
 _SETTLE_SECONDS = 0.05
+# A row may begin before the snapshot that missed it.
+_LATE_NS = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -72,11 +75,13 @@ class Observer:
         *,
         batcher: Batcher,
         ledger: Ledger,
+        owners: OwnerLookup | None = None,
     ) -> None:
         maps = SharedMaps(plan)
         self._points = points
         self._batcher = batcher
         self._ledger = ledger
+        self._owners = owners
         self._totals = maps.totals
         self._contexts = maps.contexts
         self._cache = FlowCache(maps.slots, maps.origins, maps.contexts)
@@ -115,6 +120,8 @@ class Observer:
         yield from self._take_batches(anchor)
         yield from self._overflow_batches(totals, lost, anchor)
         self._warn_of_missing(links)
+        if self._owners is not None:
+            self._owners.forget_closed(anchor.monotonic_ns - _LATE_NS)
         yield from self._batch("ledger", self._ledger.close(totals, links, anchor.wall_ns), anchor)
 
     def _settle_evictions(self) -> Lost | None:
@@ -140,7 +147,7 @@ class Observer:
         for part in counted:
             if len(part):
                 point = unpack(LANE, "point", part.slots["lane"])
-                columns = flow_columns(part, self._points, self._contexts, anchor)
+                columns = flow_columns(part, self._points, self._contexts, anchor, self._owners)
                 is_counted = ~copies(part.slots["lane"], self._contexts)
                 counts = (part.packets[is_counted], part.bytes[is_counted])
                 self._ledger.book_rows(point[is_counted], *counts)

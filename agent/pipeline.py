@@ -12,7 +12,8 @@ import os
 import platform
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agent.batch import Batcher
@@ -23,10 +24,12 @@ from agent.interfaces import LinkCounters, list_interfaces, read_counters, selec
 from agent.ledger import Ledger
 from agent.metrics import listen
 from agent.observer import Observer
+from agent.owners import OwnerLookup
 from agent.plan import MAX_POINTS, Plan, Report, pins_of
 from agent.points import HookPoints, number_points
 from agent.programs import load, sole_agent
 from agent.publisher import Publisher
+from agent.survey import first_lookup, keep_informed
 from schemas.ledger import HOOKS
 from service.broker import Broker
 from service.options import host_and_port
@@ -64,12 +67,15 @@ async def _work(
 ) -> int:
     ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
     batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
-    observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger)
+    owners = await first_lookup() if config.owners == "yes" else None
+    observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger, owners=owners)
     publisher = Publisher(_broker(config), node=config.node, backlog_bytes=config.backlog_bytes)
     if config.metrics_listen:
-        listen(*host_and_port(config.metrics_listen, "metrics_listen"), ledger, publisher)
+        address = host_and_port(config.metrics_listen, "metrics_listen")
+        listen(*address, ledger, publisher, owners)
     publisher.start()
-    await _observe(observer, publisher, config.interval, stop)
+    async with _informed(owners):
+        await _observe(observer, publisher, config.interval, stop)
     await asyncio.to_thread(detach, plan.pins, report.clsact)
     links = read_counters()
     await asyncio.sleep(_LAST_PACKETS_SECONDS)
@@ -81,6 +87,21 @@ async def _work(
         extra={"published_rows": publisher.published_rows_total, "lost_rows": left},
     )
     return left
+
+
+@asynccontextmanager
+async def _informed(owners: OwnerLookup | None) -> AsyncIterator[None]:
+    """Meanwhile *owners* learns what no event tells."""
+    if owners is None:
+        yield
+        return
+    informing = asyncio.create_task(keep_informed(owners, has_events=False))
+    try:
+        yield
+    finally:
+        informing.cancel()
+        with suppress(asyncio.CancelledError):
+            await informing
 
 
 def _broker(config: Config) -> Broker:

@@ -28,6 +28,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "kernel": (),
     "ring": (),
     "flowcache": (),
+    "owners": (),
     "live": (),
     "memory": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),

@@ -31,7 +31,13 @@ CREATE TABLE IF NOT EXISTS hookline.flows
     `outer_dst_addr` IPv6 COMMENT 'destination address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
     `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1)),
     `inner_packets` UInt64 COMMENT 'packets in a tunnel that the row of the outer packet counts (`--tunnels both`)' CODEC(T64, ZSTD(1)),
-    `inner_bytes` UInt64 COMMENT 'bytes of `inner_packets`' CODEC(T64, ZSTD(1))
+    `inner_bytes` UInt64 COMMENT 'bytes of `inner_packets`' CODEC(T64, ZSTD(1)),
+    `pid` UInt32 COMMENT 'process that has the socket, 0 where unknown' CODEC(ZSTD(1)),
+    `uid` UInt32 COMMENT 'user who has it; 0, which is root\'s, where `pid` and `cgroup` are unknown' CODEC(ZSTD(1)),
+    `command` LowCardinality(String) COMMENT 'the process\'s name, of at most 15 bytes' CODEC(ZSTD(1)),
+    `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
+    `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
+    `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)

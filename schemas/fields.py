@@ -48,5 +48,12 @@ SURROUNDINGS = (INNER_VLAN, ICMP_ID, TUNNEL, OUTER_SRC_ADDR, OUTER_DST_ADDR, VNI
 TCP_FLAGS = Field(
     "tcp_flags", U8, "TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128"
 )
+PID = Field("pid", U32, "process that has the socket, 0 where unknown")
+UID = Field("uid", U32, "user who has it; 0, which is root's, where `pid` and `cgroup` are unknown")
+COMMAND = Field("command", NAME, "the process's name, of at most 15 bytes")
+CGROUP = Field("cgroup", NAME, "path of its cgroup; empty where unknown")
+UNIT = Field("unit", NAME, "systemd unit: the innermost service or scope of the cgroup's path")
+CONTAINER = Field("container", NAME, "id of its container, 64 hexadecimal digits, else empty")
+OWNER = (PID, UID, COMMAND, CGROUP, UNIT, CONTAINER)
 PACKETS = Field("packets", U64, "packets, as many as a wire carries", COUNTER_CODEC)
 BYTES = Field("bytes", U64, "layer-2 bytes without the frame check sequence", COUNTER_CODEC)

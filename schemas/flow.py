@@ -125,6 +125,7 @@ FLOW = Record(
             f.COUNTER_CODEC,
         ),
         Field("inner_bytes", U64, "bytes of `inner_packets`", f.COUNTER_CODEC),
+        *f.OWNER,
     ),
     order_by="toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time",
 )

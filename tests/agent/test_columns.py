@@ -106,6 +106,8 @@ def test_a_tcp_flow():
         **NOT_AROUND,
         "inner_packets": 0,
         "inner_bytes": 0,
+        "pid": 0,
+        "uid": 0,
     }
 
 

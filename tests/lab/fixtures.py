@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import agents, links
+from tests.lab import agents, cgroups, links
 from tests.lab.links import Link, link
 
 _TOOLS = ("ip", "tc", "ethtool", "ping", "iperf3", "tcpdump", "tshark", "setpriv")
@@ -36,6 +36,7 @@ def lab() -> None:
     """A machine without what killed runs have left."""
     links.remove_leftovers()
     agents.remove_leftovers()
+    cgroups.remove_leftovers()
 
 
 @pytest.fixture

@@ -315,12 +315,12 @@ static __always_inline void read_extension(void *ctx, const bool is_xdp, struct 
 	u64 kind = d->packet.key.protocol;
 	u64 behind;
 
-	if (!read_header(ctx, is_xdp, d, sizeof(*extension)))
-		return;
 	if (d->extensions == EXTENSIONS_MAX) {
 		d->layer = LAYER_DONE;
 		return;
 	}
+	if (!read_header(ctx, is_xdp, d, sizeof(*extension)))
+		return;
 	behind = d->offset + extension_bytes(kind, extension->length);
 	if (behind > d->end || behind - d->extensions_start > EXTENSIONS_BYTES_MAX) {
 		give_up(d);

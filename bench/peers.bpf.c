@@ -52,7 +52,7 @@ static __always_inline void parse_xdp(struct xdp_md *ctx, struct packet *packet)
 	struct cursor cursor = {.pos = data, .end = (void *)(long)ctx->data_end};
 
 	packet->bytes = cursor.end - data;
-	parse_packet(&cursor, packet, sizeof(struct ethernet_header));
+	parse_plain(&cursor, packet, sizeof(struct ethernet_header), false);
 }
 
 static __always_inline void parse_skb(struct __sk_buff *skb, struct packet *packet)
@@ -60,7 +60,7 @@ static __always_inline void parse_skb(struct __sk_buff *skb, struct packet *pack
 	struct cursor cursor = {.pos = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
 
 	packet->bytes = skb->len;
-	parse_packet(&cursor, packet, sizeof(struct ethernet_header));
+	parse_plain(&cursor, packet, sizeof(struct ethernet_header), false);
 }
 
 /* Makes the compiler believe that all of it is used. */

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import htons
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,13 @@ class Peers:
         from bcc import BPF  # noqa: PLC0415 - the environment is read at import
 
         source = _HERE / "peers.bpf.c"
-        flags = [f"-I{kernel.SOURCE_PATH}", f"-DCPUS={CPUS}", f"-DFLOWS={flows}"]
+        flags = [
+            f"-I{kernel.SOURCE_PATH}",
+            f"-DCPUS={CPUS}",
+            f"-DFLOWS={flows}",
+            "-DTUNNELS=1",
+            f"-DIS_VXLAN_PORT(port_be)=((port_be)=={htons(4789)})",
+        ]
         self._kinds = {"xdp": BPF.XDP, "tc": BPF.SCHED_CLS}
         self.module = BPF(src_file=str(source), cflags=flags)
 

@@ -12,6 +12,7 @@ from scapy.layers.l2 import Ether
 from agent import libbpf
 from agent.clock import KernelClock
 from agent.flowcache import Counted, FlowCache
+from agent.surroundings import copies
 from schemas.dtype import dtype_from_layout
 from schemas.flow import FLOW_SLOT
 from tests.bpf.programs import POINT, Programs, loaded
@@ -204,3 +205,53 @@ def test_counts_stay_exact_while_another_cpu_counts_on(programs):
 
     assert sums(*parts) == (2_000_000, 2_000_000 * 60)
     assert len(parts) > 10
+
+
+def vxlan(vni: int, flow: int = 1) -> bytes:
+    return bytes(
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        / IP(src="198.18.0.1", dst="198.18.0.2")
+        / UDP(sport=49152, dport=4789)
+        / (b"\x08\0\0\0" + vni.to_bytes(3, "big") + b"\0")
+        / udp(flow)
+    )
+
+
+def test_copies_of_packets_in_tunnels_are_in_no_total_of_what_overflowed(lab):
+    with loaded(slots_per_cpu=16, ring_bytes=4096, tunnels="both") as programs:
+        cache = cache_of(programs)
+        counted = lost = 0
+        for number in range(2000):
+            programs.run(vxlan(7, number % 97))
+            if number % 500 == 250:
+                counted += outer_packets(programs, cache)
+                lost += int(cache.take_lost(4)[0].sum())
+        counted += outer_packets(programs, cache)
+        lost += int(cache.take_lost(4)[0].sum())
+
+        assert programs.total("overflows") > 100
+        assert counted + programs.total("overflow_packets") - lost == 2000
+        assert programs.total("seen_packets") == programs.total("tunnel_packets") == 2000
+
+
+def outer_packets(programs: Programs, cache: FlowCache) -> int:
+    parts = [cache.snapshot(), cache.settle(programs.evictions.drain())]
+    return sum(
+        int(part.packets[~copies(part.slots["lane"], programs.maps.contexts)].sum())
+        for part in parts
+    )
+
+
+def test_tunnels_that_find_no_room_are_counted_as_what_they_are_outside(programs):
+    cache = cache_of(programs)
+    count = programs.plan.contexts_per_cpu + 1000
+    frame = bytearray(vxlan(0))
+    for vni in range(count):
+        frame[46:49] = vni.to_bytes(3, "big")
+        programs.run(bytes(frame))
+    snapshot = cache.snapshot()
+    is_outer = snapshot.slots["dst_port_be"] == int(np.uint16(4789).byteswap())
+
+    overflowed = programs.total("context_overflow_packets")
+    assert 1000 <= overflowed == int(snapshot.packets[is_outer].sum())
+    assert sums(snapshot, cache.settle(programs.evictions.drain()))[0] == count

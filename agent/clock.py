@@ -52,7 +52,7 @@ class KernelClock:
     def __init__(self, pins: Pins, shared: Rows) -> None:
         self._program_fd = libbpf.open_pinned(pins.program("hook_clock"))
         self._shared = shared
-        self._tick_ns = _tick_ns()
+        self._tick_ns = tick_ns()
         self.begin_interval()
 
     def anchor(self) -> Anchor:
@@ -75,7 +75,7 @@ class KernelClock:
         return int(self._shared["jiffies"][0]), int(self._shared["monotonic_ns"][0])
 
 
-def _tick_ns() -> int:
+def tick_ns() -> int:
     """The length of a tick: what the coarse clock, which ticks move on, says of itself."""
     return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
 

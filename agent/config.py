@@ -76,7 +76,6 @@ class Config(BrokerOptions):
         metavar="YES|NO",
         choices=("yes", "no"),
     )
-
     tunnels: str = option(
         "inner",
         "which packet of a tunnel (VXLAN, GENEVE, GRE, IP in IP) rows tell of: "
@@ -90,6 +89,20 @@ class Config(BrokerOptions):
     vxlan_port: tuple[str, ...] = option(
         ("4789",), "UDP port that carries VXLAN; repeatable", group=CAPTURE, metavar="PORT"
     )
+    sockets: str = option(
+        "yes",
+        "report TCP and UDP sockets with their processes: yes, no",
+        group=CAPTURE,
+        metavar="YES|NO",
+        choices=("yes", "no"),
+    )
+    cgroup: str = option(
+        "",
+        "observe the sockets of processes in this cgroup (v2) only"
+        " (default: the root of the hierarchy, so all)",
+        group=CAPTURE,
+        metavar="PATH",
+    )
 
     flow_slots: int = option(
         1 << 18,
@@ -100,7 +113,7 @@ class Config(BrokerOptions):
     )
     ring_bytes: int = option(
         1 << 22,
-        "size of each of the two event buffers; a power of two",
+        "size of each event buffer; a power of two",
         group=KERNEL,
         metavar="BYTES",
     )

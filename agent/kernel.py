@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Source:
     programs: Mapping[str, str]
     maps: tuple[str, ...]
     tails: Mapping[str, tuple[str, ...]]
+    # By program, where its type alone does not tell the verifier what it may do.
+    attach_types: Mapping[str, int] = field(default_factory=dict)
 
 
 FLOW = Source(
@@ -109,7 +111,9 @@ def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
         try:
             module = BPF(text=source_text(source.file).encode(), cflags=_definitions(plan, buffer))
             programs = {
-                name: module.load_func(name, getattr(BPF, kind)).fd
+                name: module.load_func(
+                    name, getattr(BPF, kind), attach_type=source.attach_types.get(name, -1)
+                ).fd
                 for name, kind in source.programs.items()
             }
         except Exception as error:  # noqa: BLE001 - bcc raises nothing narrower
@@ -151,6 +155,7 @@ def _definitions(plan: Plan, buffer: str) -> list[str]:
         "PERF_BUFFER": int(buffer == "perf"),
         "CONTEXTS_PER_CPU": plan.contexts_per_cpu,
         "TUNNELS": TUNNELS[plan.tunnels],
+        "UPDATE_TICKS": plan.socket_ticks,
     }
     is_vxlan_port = "||".join(f"(port_be)=={socket.htons(port)}" for port in plan.vxlan_ports)
     seeds = [f"-DSEED_{number}={secrets.randbits(64) | 1}ULL" for number in range(5)]

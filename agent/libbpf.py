@@ -109,6 +109,12 @@ def create_link(program_fd: int, ifindex: int, attach_type: int, *, flags: int =
     )
 
 
+def create_cgroup_link(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
+    """Attach a program to a cgroup, beside those of others; else as `create_link`."""
+    subject = f"attach type {attach_type}"
+    return _call("bpf_link_create", subject, program_fd, cgroup_fd, attach_type, None)
+
+
 def detach_link(path: Path) -> None:
     """Detach the link pinned at *path* now, not when its last holder lets go, and unpin it.
 

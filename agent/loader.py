@@ -11,22 +11,21 @@ undoes the ones before it, so that nothing half attached is left.
 import ctypes
 import os
 import signal
-import struct
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from agent import libbpf
+from agent import filesystems, libbpf
 from agent.attach import Attachment
 from agent.detach import detach
-from agent.kernel import Loaded, load
+from agent.kernel import Loaded, load, load_source
 from agent.plan import BPFFS, INTERFACE_SLOTS, LoadError, Pins, Plan, Report, Target
+from agent.socket_hooks import SOCKETS, attach_sockets
 from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
-_BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 
 
 def main() -> int:
@@ -55,6 +54,7 @@ def _load(plan: Plan) -> Report:
         for target in plan.targets:
             _introduce(target, loaded)
         attached = tuple(attachment.attach(target) for target in plan.targets)
+        has_sockets = _observe_sockets(plan, loaded.buffer, warnings)
     except BaseException:
         detach(plan.pins, attachment.clsact if attachment else {})
         plan.pins.remove()
@@ -64,7 +64,26 @@ def _load(plan: Plan) -> Report:
         attached=attached,
         warnings=tuple(attachment.warnings),
         clsact=attachment.clsact,
+        has_sockets=has_sockets,
     )
+
+
+def _observe_sockets(plan: Plan, buffer: str, warnings: list[str]) -> bool:
+    """Whether sockets are observed; flows are without them too."""
+    if not plan.cgroup:
+        return False
+    try:
+        attach_sockets(load_source(SOCKETS, plan, buffer), Path(plan.cgroup), plan.pins)
+    except LoadError as error:
+        warnings.append(f"sockets are not observed, which needs Linux v5.13: {error}")
+        _forget_sockets(plan.pins)
+        return False
+    return True
+
+
+def _forget_sockets(pins: Pins) -> None:
+    for path in [*map(pins.cgroup_link, SOCKETS.programs), *map(pins.map, SOCKETS.maps)]:
+        path.unlink(missing_ok=True)
 
 
 def _clear_stale(plan: Plan) -> list[str]:
@@ -96,21 +115,16 @@ def _introduce(target: Target, loaded: Loaded) -> None:
 
 def _ensure_bpffs(path: Path) -> None:
     """Mount the bpf file system where pins go, unless it is mounted."""
-    if _file_system_type(path) == _BPF_FS_MAGIC:
+    try:
+        kind = filesystems.kind_of(path)
+    except OSError:
+        raise LoadError(f"{path} is not there; mount sysfs, or run on a kernel with eBPF") from None
+    if kind == filesystems.BPF:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"bpf", os.fsencode(path), b"bpf", 0, b"mode=0700") != 0:
         reason = os.strerror(ctypes.get_errno())
         raise LoadError(f"cannot mount the bpf file system at {path}: {reason}")
-
-
-def _file_system_type(path: Path) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type
-    if libc.statfs(os.fsencode(path), buffer) != 0:
-        raise LoadError(f"{path} is not there; mount sysfs, or run on a kernel with eBPF")
-    (kind,) = struct.unpack_from("q", buffer.raw)
-    return int(kind)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from schemas.dtype import dtype_from_layout
 from schemas.flow import FLOW_CONTEXT, FLOW_ORIGIN, FLOW_SLOT
 from schemas.layout import Layout
 from schemas.ledger import HOOK_TOTALS
+from schemas.socket import SOCKET_TOTALS
 
 
 class SharedMaps:
@@ -37,6 +38,11 @@ class SharedMaps:
         totals = _mapped(pins.map("totals"), HOOK_TOTALS, plan.cpus * plan.hook_points)
         self.totals = totals.reshape(plan.cpus, plan.hook_points)
         self.clock = _mapped(pins.map("agent_clock"), AGENT_CLOCK, 1, is_writable=True)
+
+
+def socket_totals(plan: Plan) -> Rows:
+    """What each CPU has counted of socket events, (cpus,)."""
+    return _mapped(plan.pins.map("socket_totals"), SOCKET_TOTALS, plan.cpus)
 
 
 def _mapped(

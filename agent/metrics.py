@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from agent.ledger import Ledger
 from agent.owners import OwnerLookup
 from agent.publisher import Publisher
+from agent.sockets import SocketBooks
 from schemas.ledger import LEDGER
 
 _LABELS = ("interface", "direction")
@@ -25,16 +26,26 @@ _PUBLISHED = {
     "agent_retried_batches": "batches sent again",
 }
 
+_SOCKETS = {
+    "agent_socket_events": "socket events that the kernel programs have reported",
+    "agent_socket_lost_events": "socket events that the ring buffer had no room for",
+}
+
 
 class _Reader(Collector):
     """Reads at each scrape; a scrape may be an interval behind the kernel."""
 
     def __init__(
-        self, ledger: Ledger, publisher: Publisher, owners: OwnerLookup | None = None
+        self,
+        ledger: Ledger,
+        publisher: Publisher,
+        owners: OwnerLookup | None = None,
+        sockets: SocketBooks | None = None,
     ) -> None:
         self._ledger = ledger
         self._publisher = publisher
         self._owners = owners
+        self._sockets = sockets
 
     def collect(self) -> Iterator[Metric]:
         for name, doc in _PUBLISHED.items():
@@ -47,12 +58,19 @@ class _Reader(Collector):
         )
         if self._owners is not None:
             yield from _of_owners(self._owners)
+        if self._sockets is not None:
+            yield from self._socket_counters(self._sockets)
         docs = {field.name: field.doc for field in LEDGER.fields}
         for name, by_place in self._ledger.counted().items():
             family = CounterMetricFamily(f"agent_{name}", docs[name], labels=_LABELS)
             for place, value in by_place.items():
                 family.add_metric(place, value)
             yield family
+
+    def _socket_counters(self, books: SocketBooks) -> Iterator[Metric]:
+        for name, doc in _SOCKETS.items():
+            value = getattr(books, f"{name.removeprefix('agent_socket_')}_total")
+            yield CounterMetricFamily(name, doc, value=value)
 
 
 def _of_owners(owners: OwnerLookup) -> Iterator[Metric]:
@@ -71,7 +89,9 @@ def listen(
     port: int,
     ledger: Ledger,
     publisher: Publisher,
+    *,
     owners: OwnerLookup | None = None,
+    sockets: SocketBooks | None = None,
 ) -> None:
     """Serve `/metrics` from a thread until the process ends.
 
@@ -79,5 +99,5 @@ def listen(
         OSError: the address cannot be bound.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(ledger, publisher, owners))
+    registry.register(_Reader(ledger, publisher, owners, sockets))
     start_http_server(port, host, registry=registry)

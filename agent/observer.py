@@ -25,11 +25,13 @@ from agent.plan import Plan
 from agent.points import HookPoints
 from agent.ring import RingBuffer
 from agent.rows import Rows, joined
+from agent.sockets import SocketBooks, socket_columns
 from agent.surroundings import copies
 from schemas.dtype import dtype_from_layout, unpack
 from schemas.flow import FLOW_EVICTION, LANE
 from schemas.layout import Layout
 from schemas.packet import PACKET_EVENT
+from schemas.socket import SOCKET_EVENT
 from schemas.wire import Batch
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class Observer:
         batcher: Batcher,
         ledger: Ledger,
         owners: OwnerLookup | None = None,
+        socket_books: SocketBooks | None = None,
     ) -> None:
         maps = SharedMaps(plan)
         self._points = points
@@ -89,6 +92,10 @@ class Observer:
         self._evictions = _event_buffer(plan, buffer, "evictions", FLOW_EVICTION)
         packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
         self._events = [Events("packet", packets, partial(packet_columns, maps.contexts))]
+        self._socket_books = socket_books
+        if socket_books is not None:
+            sockets = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT)
+            self._events.append(Events("socket", sockets, socket_columns))
         self._counted: list[Counted] = []
         self._gone: set[str] = set()
 
@@ -122,6 +129,8 @@ class Observer:
         self._warn_of_missing(links)
         if self._owners is not None:
             self._owners.forget_closed(anchor.monotonic_ns - _LATE_NS)
+        if self._socket_books is not None:
+            self._socket_books.warn_of_lost()
         yield from self._batch("ledger", self._ledger.close(totals, links, anchor.wall_ns), anchor)
 
     def _settle_evictions(self) -> Lost | None:

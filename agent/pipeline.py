@@ -17,11 +17,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agent.batch import Batcher
-from agent.clock import boot_id
+from agent.clock import boot_id, tick_ns
 from agent.config import Config
 from agent.detach import detach
 from agent.interfaces import LinkCounters, list_interfaces, read_counters, select
 from agent.ledger import Ledger
+from agent.maps import socket_totals
 from agent.metrics import listen
 from agent.observer import Observer
 from agent.owners import OwnerLookup
@@ -29,6 +30,8 @@ from agent.plan import MAX_POINTS, Plan, Report, pins_of
 from agent.points import HookPoints, number_points
 from agent.programs import load, sole_agent
 from agent.publisher import Publisher
+from agent.socket_hooks import chosen_cgroup
+from agent.sockets import SocketBooks
 from agent.survey import first_lookup, keep_informed
 from schemas.ledger import HOOKS
 from service.broker import Broker
@@ -54,7 +57,7 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     with sole_agent(config.name):
         report = await load(plan)
         try:
-            _log_start(points, report)
+            _log_start(points, report, plan.cgroup)
             return await _work(config, plan, points, report, stop)
         finally:
             # However it ended, nothing of ours stays in the kernel.
@@ -68,11 +71,20 @@ async def _work(
     ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
     batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
     owners = await first_lookup() if config.owners == "yes" else None
-    observer = Observer(plan, points, report.buffer, batcher=batcher, ledger=ledger, owners=owners)
+    socket_books = SocketBooks(socket_totals(plan)) if report.has_sockets else None
+    observer = Observer(
+        plan,
+        points,
+        report.buffer,
+        batcher=batcher,
+        ledger=ledger,
+        owners=owners,
+        socket_books=socket_books,
+    )
     publisher = Publisher(_broker(config), node=config.node, backlog_bytes=config.backlog_bytes)
     if config.metrics_listen:
         address = host_and_port(config.metrics_listen, "metrics_listen")
-        listen(*address, ledger, publisher, owners)
+        listen(*address, ledger, publisher, owners=owners, sockets=socket_books)
     publisher.start()
     async with _informed(owners):
         await _observe(observer, publisher, config.interval, stop)
@@ -143,7 +155,21 @@ def _plan(config: Config, points: HookPoints) -> Plan:
         sample_first=config.sample_first == "yes",
         tunnels=config.tunnels,
         vxlan_ports=tuple(int(port) for port in config.vxlan_port),
+        cgroup=_cgroup(config),
+        socket_ticks=max(round(config.interval * 1e9 / tick_ns()), 1),
     )
+
+
+def _cgroup(config: Config) -> str:
+    if config.sockets == "no":
+        return ""
+    if cgroup := chosen_cgroup(config.cgroup):
+        return str(cgroup)
+    log.warning(
+        "sockets are not observed: no cgroup v2 hierarchy is mounted;"
+        " mount one: mount -t cgroup2 none /sys/fs/cgroup, or say --sockets no"
+    )
+    return ""
 
 
 def _power_of_two(least: int) -> int:
@@ -169,7 +195,7 @@ def _links(points: HookPoints, report: Report) -> dict[str, LinkCounters]:
     return {names[one.ifindex]: one.counters for one in report.attached}
 
 
-def _log_start(points: HookPoints, report: Report) -> None:
+def _log_start(points: HookPoints, report: Report, cgroup: str) -> None:
     for warning in report.warnings:
         log.warning(warning)
     if platform.machine() != "x86_64":
@@ -188,4 +214,6 @@ def _log_start(points: HookPoints, report: Report) -> None:
                 "buffer": report.buffer,
             },
         )
+    if report.has_sockets:
+        log.info("observing sockets", extra={"cgroup": cgroup})
     log.info("agent ready", extra={"pid": os.getpid()})

@@ -57,6 +57,8 @@ class Plan:
     sample_first: bool
     tunnels: str  # outer, inner, both
     vxlan_ports: tuple[int, ...]
+    cgroup: str = ""  # whose sockets to observe; none where empty
+    socket_ticks: int = 1  # jiffies between two reports of one connection
 
     @property
     def contexts_per_cpu(self) -> int:
@@ -98,6 +100,7 @@ class Report:
     warnings: tuple[str, ...]
     # Interfaces that have our clsact filters, and whether their qdisc was made for them.
     clsact: dict[int, bool]
+    has_sockets: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -113,6 +116,7 @@ class Report:
             ),
             warnings=tuple(content["warnings"]),
             clsact={int(ifindex): created for ifindex, created in content["clsact"].items()},
+            has_sockets=content["has_sockets"],
         )
 
 
@@ -135,6 +139,9 @@ class Pins:
 
     def link(self, ifindex: int, direction: str) -> Path:
         return self.root / "links" / f"{direction}-{ifindex}"
+
+    def cgroup_link(self, program: str) -> Path:
+        return self.root / "links" / program
 
     def links(self) -> list[Path]:
         return sorted((self.root / "links").glob("*"))

@@ -4,6 +4,8 @@
 
 #define HEADER_BYTES 96
 
+#define COMMAND_BYTES 16
+
 #define DNS_MESSAGE_BYTES 272
 
 #define TLS_CHUNK_BYTES 1472
@@ -29,6 +31,31 @@ enum tunnel {
 enum reason {
 	REASON_SAMPLED = 1,
 	REASON_FIRST = 2,
+};
+
+enum event {
+	EVENT_LISTEN = 1,
+	EVENT_OPEN = 2,
+	EVENT_ACCEPT = 3,
+	EVENT_UPDATE = 4,
+	EVENT_CLOSE = 5,
+	EVENT_FAIL = 6,
+};
+
+enum role {
+	ROLE_CLIENT = 1,
+	ROLE_SERVER = 2,
+	ROLE_LISTENER = 3,
+};
+
+enum ending {
+	ENDING_NONE = 0,
+	ENDING_LOCAL = 1,
+	ENDING_REMOTE = 2,
+	ENDING_RESET = 3,
+	ENDING_ABORTED = 4,
+	ENDING_TIMEOUT = 5,
+	ENDING_FAILED = 6,
 };
 
 /* lane: where a packet was seen and how it was marked: the part of a flow's key
@@ -262,6 +289,95 @@ _Static_assert(__builtin_offsetof(struct packet_event, header_bytes) == 58, "hea
 _Static_assert(__builtin_offsetof(struct packet_event, reserved13) == 59, "reserved13");
 _Static_assert(__builtin_offsetof(struct packet_event, header) == 64, "header");
 
+/* What became of one socket, as it goes through the ring buffer. */
+struct socket_event {
+	/* CLOCK_MONOTONIC of the event */
+	__u64 seen_ns;
+	/* CLOCK_MONOTONIC of the socket's first event */
+	__u64 start_ns;
+	/* the kernel's number of the socket (SO_COOKIE), which no other has in this boot */
+	__u64 cookie;
+	/* the process's cgroup (v2): the inode number of its folder */
+	__u64 cgroup_id;
+	/* the kernel's number of the network namespace (SO_NETNS_COOKIE) */
+	__u64 netns_cookie;
+	/* address of this side; IPv4 is mapped into ::ffff/96 */
+	__u64 local_addr[2];
+	/* address of the peer; zero where there is no single one */
+	__u64 remote_addr[2];
+	/* client: from the first SYN until established; server: from SYN-ACK to the
+	 * answer, 0 where the SYN-ACK was repeated; nanoseconds */
+	__u64 handshake_ns;
+	/* payload bytes that the peer has acknowledged */
+	__u64 bytes_sent;
+	/* payload bytes received in order */
+	__u64 bytes_received;
+	/* zero filled */
+	__u8 command[16];
+	/* process, as the host numbers it; 0 where it is not known */
+	__u32 pid;
+	/* user that the process ran as */
+	__u32 uid;
+	/* smoothed round-trip time, microseconds */
+	__u32 srtt_us;
+	/* least round-trip time lately, microseconds; 0: unknown */
+	__u32 min_rtt_us;
+	/* segments sent again, SYNs included */
+	__u32 retransmits;
+	/* segments sent, those without payload included */
+	__u32 segments_sent;
+	/* segments received, likewise */
+	__u32 segments_received;
+	/* congestion window, segments */
+	__u32 cwnd;
+	/* port of this side, 0 while it is not known */
+	__u16 local_port;
+	/* port of the peer, 0 where there is no single one */
+	__u16 remote_port;
+	/* IANA protocol number; 0 where the packet is not IP */
+	__u8 protocol;
+	/* `listen`: waits for connections; `open`: a connection is established, or a UDP
+	 * socket has its port; `accept`: another process took the connection than the one
+	 * that listens; `update`: an interval has passed in which peers acknowledged data;
+	 * `close`: its end; `fail`: a connection that was asked for did not come about.
+	 * `accept` and UDP sockets have no counts */
+	__u8 event;
+	/* `client`: it connected, or sent first; `server`: it was accepted, or bound;
+	 * `listener` */
+	__u8 role;
+	/* `none`: not ended, or without a connection; `local`: this side finished first;
+	 * `remote`: the peer did; `reset`: the peer refused or reset it, or keepalive gave
+	 * up; `aborted`: this side reset it; `timeout`: nobody answered; `failed`: no
+	 * packet came back before it was given up */
+	__u8 close_reason;
+};
+_Static_assert(sizeof(struct socket_event) == 152, "size");
+_Static_assert(__builtin_offsetof(struct socket_event, seen_ns) == 0, "seen_ns");
+_Static_assert(__builtin_offsetof(struct socket_event, start_ns) == 8, "start_ns");
+_Static_assert(__builtin_offsetof(struct socket_event, cookie) == 16, "cookie");
+_Static_assert(__builtin_offsetof(struct socket_event, cgroup_id) == 24, "cgroup_id");
+_Static_assert(__builtin_offsetof(struct socket_event, netns_cookie) == 32, "netns_cookie");
+_Static_assert(__builtin_offsetof(struct socket_event, local_addr) == 40, "local_addr");
+_Static_assert(__builtin_offsetof(struct socket_event, remote_addr) == 56, "remote_addr");
+_Static_assert(__builtin_offsetof(struct socket_event, handshake_ns) == 72, "handshake_ns");
+_Static_assert(__builtin_offsetof(struct socket_event, bytes_sent) == 80, "bytes_sent");
+_Static_assert(__builtin_offsetof(struct socket_event, bytes_received) == 88, "bytes_received");
+_Static_assert(__builtin_offsetof(struct socket_event, command) == 96, "command");
+_Static_assert(__builtin_offsetof(struct socket_event, pid) == 112, "pid");
+_Static_assert(__builtin_offsetof(struct socket_event, uid) == 116, "uid");
+_Static_assert(__builtin_offsetof(struct socket_event, srtt_us) == 120, "srtt_us");
+_Static_assert(__builtin_offsetof(struct socket_event, min_rtt_us) == 124, "min_rtt_us");
+_Static_assert(__builtin_offsetof(struct socket_event, retransmits) == 128, "retransmits");
+_Static_assert(__builtin_offsetof(struct socket_event, segments_sent) == 132, "segments_sent");
+_Static_assert(__builtin_offsetof(struct socket_event, segments_received) == 136, "segments_received");
+_Static_assert(__builtin_offsetof(struct socket_event, cwnd) == 140, "cwnd");
+_Static_assert(__builtin_offsetof(struct socket_event, local_port) == 144, "local_port");
+_Static_assert(__builtin_offsetof(struct socket_event, remote_port) == 146, "remote_port");
+_Static_assert(__builtin_offsetof(struct socket_event, protocol) == 148, "protocol");
+_Static_assert(__builtin_offsetof(struct socket_event, event) == 149, "event");
+_Static_assert(__builtin_offsetof(struct socket_event, role) == 150, "role");
+_Static_assert(__builtin_offsetof(struct socket_event, close_reason) == 151, "close_reason");
+
 /* The beginning of one DNS message, as it goes through the buffer. */
 struct dns_event {
 	/* CLOCK_MONOTONIC when the hook saw the packet */
@@ -390,6 +506,19 @@ _Static_assert(__builtin_offsetof(struct hook_totals, unmatched_fragment_packets
 _Static_assert(__builtin_offsetof(struct hook_totals, tunnel_packets) == 104, "tunnel_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, context_overflow_packets) == 112, "context_overflow_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, reserved15) == 120, "reserved15");
+
+/* How many socket events one CPU has reported. */
+struct socket_totals {
+	/* put into the ring buffer */
+	__u64 events;
+	/* not reported for want of room */
+	__u64 lost_events;
+	__u8 reserved2[48];
+};
+_Static_assert(sizeof(struct socket_totals) == 64, "size");
+_Static_assert(__builtin_offsetof(struct socket_totals, events) == 0, "events");
+_Static_assert(__builtin_offsetof(struct socket_totals, lost_events) == 8, "lost_events");
+_Static_assert(__builtin_offsetof(struct socket_totals, reserved2) == 16, "reserved2");
 
 /* What the programs must know of one interface, found by its index. */
 struct interface_entry {

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/*
- * The maps of one agent.  bcc creates each under PINS, or opens the one that is pinned there, so
- * programs that are compiled later share them.
- */
+/* The maps of the programs that see packets. */
 #pragma once
 
 #include "events.h"
+#include "share.bpf.h"
 
 enum xdp_tail { TAIL_XDP };
 enum tc_tail { TAIL_INGRESS, TAIL_EGRESS };
@@ -14,35 +12,6 @@ enum tc_tail { TAIL_INGRESS, TAIL_EGRESS };
 #define TUNNELS_OUTER 0
 #define TUNNELS_INNER 1
 #define TUNNELS_BOTH  2
-
-/* The agent maps these into its memory. */
-#define SHARED_ARRAY(name, entry, count)                                                           \
-	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, count, BPF_F_MMAPABLE)
-
-/* Events on their way to the agent, which polls: a wake-up costs the packet's CPU microseconds. */
-#if PERF_BUFFER
-#define EVENTS(name)                                                                               \
-	struct name##_table_t {                                                                    \
-		int key;                                                                           \
-		u32 leaf;                                                                          \
-		int (*perf_submit)(void *, void *, u32);                                           \
-		u32 max_entries;                                                                   \
-	};                                                                                         \
-	__attribute__((section("maps/perf_output:" PINS                                            \
-			       "/" #name))) struct name##_table_t name = {.max_entries = 0}
-#else
-#define EVENTS(name)                                                                               \
-	struct name##_table_t {                                                                    \
-		int key;                                                                           \
-		u32 leaf;                                                                          \
-		void *(*ringbuf_reserve)(u64);                                                     \
-		void (*ringbuf_discard)(void *, u64);                                              \
-		void (*ringbuf_submit)(void *, u64);                                               \
-		u32 max_entries;                                                                   \
-	};                                                                                         \
-	__attribute__((section("maps/ringbuf:" PINS "/" #name))) struct name##_table_t name = {    \
-		.max_entries = RING_PAGES * PAGE_SIZE}
-#endif
 
 /* Key: CPU * SLOTS_PER_CPU + slot.  We write; the agent maps it to read; nothing is deleted. */
 SHARED_ARRAY(flow_slots, struct flow_slot, CPUS *SLOTS_PER_CPU);

@@ -83,6 +83,42 @@ TTL toDateTime(time) + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'Headers of packets that were sampled one in N, and of the first packet of each flow.';
 
+CREATE TABLE IF NOT EXISTS hookline.sockets
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the event, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `start` DateTime64(9, 'UTC') COMMENT 'wall time of the socket\'s first event, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `event` Enum8('listen' = 1, 'open' = 2, 'accept' = 3, 'update' = 4, 'close' = 5, 'fail' = 6) COMMENT '`listen`: waits for connections; `open`: a connection is established, or a UDP socket has its port; `accept`: another process took the connection than the one that listens; `update`: an interval has passed in which peers acknowledged data; `close`: its end; `fail`: a connection that was asked for did not come about.  `accept` and UDP sockets have no counts' CODEC(ZSTD(1)),
+    `local_addr` IPv6 COMMENT 'address of this side; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `remote_addr` IPv6 COMMENT 'address of the peer; zero where there is no single one' CODEC(ZSTD(1)),
+    `local_port` UInt16 COMMENT 'port of this side, 0 while it is not known' CODEC(ZSTD(1)),
+    `remote_port` UInt16 COMMENT 'port of the peer, 0 where there is no single one' CODEC(ZSTD(1)),
+    `protocol` UInt8 COMMENT 'IANA protocol number: 6 TCP, 17 UDP' CODEC(ZSTD(1)),
+    `role` Enum8('client' = 1, 'server' = 2, 'listener' = 3) COMMENT '`client`: it connected, or sent first; `server`: it was accepted, or bound; `listener`' CODEC(ZSTD(1)),
+    `pid` UInt32 COMMENT 'process, as the host numbers it; 0 where it is not known' CODEC(ZSTD(1)),
+    `command` LowCardinality(String) COMMENT 'name of the process\'s thread, of at most 15 bytes' CODEC(ZSTD(1)),
+    `uid` UInt32 COMMENT 'user that the process ran as' CODEC(ZSTD(1)),
+    `cgroup_id` UInt64 COMMENT 'the process\'s cgroup (v2): the inode number of its folder' CODEC(ZSTD(1)),
+    `netns_cookie` UInt64 COMMENT 'the kernel\'s number of the network namespace (SO_NETNS_COOKIE)' CODEC(ZSTD(1)),
+    `cookie` UInt64 COMMENT 'the kernel\'s number of the socket (SO_COOKIE), which no other has in this boot' CODEC(ZSTD(1)),
+    `handshake_ns` UInt64 COMMENT 'client: from the first SYN until established; server: from SYN-ACK to the answer, 0 where the SYN-ACK was repeated; nanoseconds' CODEC(ZSTD(1)),
+    `srtt_us` UInt32 COMMENT 'smoothed round-trip time, microseconds' CODEC(ZSTD(1)),
+    `min_rtt_us` UInt32 COMMENT 'least round-trip time lately, microseconds; 0: unknown' CODEC(ZSTD(1)),
+    `retransmits` UInt32 COMMENT 'segments sent again, SYNs included' CODEC(ZSTD(1)),
+    `bytes_sent` UInt64 COMMENT 'payload bytes that the peer has acknowledged' CODEC(T64, ZSTD(1)),
+    `bytes_received` UInt64 COMMENT 'payload bytes received in order' CODEC(T64, ZSTD(1)),
+    `segments_sent` UInt32 COMMENT 'segments sent, those without payload included' CODEC(ZSTD(1)),
+    `segments_received` UInt32 COMMENT 'segments received, likewise' CODEC(ZSTD(1)),
+    `cwnd` UInt32 COMMENT 'congestion window, segments' CODEC(ZSTD(1)),
+    `close_reason` Enum8('none' = 0, 'local' = 1, 'remote' = 2, 'reset' = 3, 'aborted' = 4, 'timeout' = 5, 'failed' = 6) COMMENT '`none`: not ended, or without a connection; `local`: this side finished first; `remote`: the peer did; `reset`: the peer refused or reset it, or keepalive gave up; `aborted`: this side reset it; `timeout`: nobody answered; `failed`: no packet came back before it was given up' CODEC(ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (toStartOfMinute(time), node, local_addr, remote_addr, time)
+TTL toDateTime(time) + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+COMMENT 'What became of TCP and UDP sockets: rows when one is opened and closed, and for connections that last, one per interval in which the peer acknowledged data.  Counts and times are those of the whole connection so far; UDP sockets have none.';
+
 CREATE TABLE IF NOT EXISTS hookline.dns
 (
     `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),

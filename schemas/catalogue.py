@@ -16,9 +16,18 @@ from schemas.flow import (
 )
 from schemas.ledger import HOOK_TOTALS, LEDGER
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS
+from schemas.socket import (
+    COMMAND_BYTES,
+    ENDINGS,
+    EVENTS,
+    ROLES,
+    SOCKET,
+    SOCKET_EVENT,
+    SOCKET_TOTALS,
+)
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, DNS, TLS, LEDGER)
+RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,
@@ -26,16 +35,26 @@ LAYOUTS = (
     FLOW_ORIGIN,
     FLOW_EVICTION,
     PACKET_EVENT,
+    SOCKET_EVENT,
     DNS_EVENT,
     TLS_EVENT,
     HOOK_TOTALS,
+    SOCKET_TOTALS,
     INTERFACE_ENTRY,
     AGENT_CLOCK,
 )
 BITS = (LANE, CONTEXT_LANE)
-ENUMS = {"shape": SHAPES, "tunnel": TUNNELS, "reason": REASONS}
+ENUMS = {
+    "shape": SHAPES,
+    "tunnel": TUNNELS,
+    "reason": REASONS,
+    "event": EVENTS,
+    "role": ROLES,
+    "ending": ENDINGS,
+}
 CONSTANTS = {
     "HEADER_BYTES": HEADER_BYTES,
+    "COMMAND_BYTES": COMMAND_BYTES,
     "DNS_MESSAGE_BYTES": DNS_MESSAGE_BYTES,
     "TLS_CHUNK_BYTES": TLS_CHUNK_BYTES,
     "TLS_HELLO_BYTES": TLS_HELLO_BYTES,

@@ -80,6 +80,7 @@ class Books:
         observer._clock = Clock(self.pass_by, self.kernel)
         observer._evictions = Evictions(self.pass_by, self.kernel)
         observer._counted, observer._events, observer._gone = [], [], set()
+        observer._socket_books = None
         self.observer = observer
 
     def close(self, *, after_snapshot: Packets = (), after_totals: Packets = ()) -> None:

@@ -27,7 +27,9 @@ class Agent:
     def __init__(self, *flags: str, kafka: str = NOWHERE, name: str = "") -> None:
         self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.lines: list[str] = []
-        arguments = ["--name", self.name, "--node", self.name, "--kafka", kafka, *flags]
+        # Without sockets unless a test asks: they would be those of everybody on this machine.
+        defaults = ["--kafka", kafka, "--sockets", "no"]
+        arguments = ["--name", self.name, "--node", self.name, *defaults, *flags]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "agent", *arguments],
             cwd=ROOT,

@@ -33,11 +33,15 @@ class Cgroup:
     def path(self) -> str:
         return f"/{self.directory.relative_to(cgroup2())}"
 
+    def command(self, *command: str) -> list[str]:
+        """A command that is in the cgroup from its first instruction on, as the same process."""
+        shell = f'echo $$ > {self.directory}/cgroup.procs && exec "$@"'
+        return ["sh", "-c", shell, "sh", *command]
+
     @contextmanager
     def running(self, *command: str, **options: object) -> Iterator[subprocess.Popen]:
-        """A program that has been in the cgroup from its first instruction on."""
-        shell = f'echo $$ > {self.directory}/cgroup.procs && exec "$@"'
-        process = subprocess.Popen(["sh", "-c", shell, "sh", *command], **options)
+        """A program that runs in the cgroup, until the block is left."""
+        process = subprocess.Popen(self.command(*command), **options)
         try:
             wait_until(lambda: self._holds(process), f"{command[0]} to run in its cgroup")
             yield process

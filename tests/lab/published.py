@@ -89,7 +89,7 @@ def read_published(bootstrap: str, node: str) -> Published:
 
 async def _read(bootstrap: str, node: str) -> Published:
     published = Published()
-    for kind in ("flow", "packet", "ledger"):
+    for kind in ("flow", "packet", "socket", "ledger"):
         async with asyncio.timeout(_DEADLINE_S):
             published.batches[kind] = [
                 decode(payload)

@@ -239,9 +239,10 @@ def test_any_msgpack_library_reads_a_record(kind):
     record = content.unpack()
 
     assert (record["v"], record["kind"], record["node"], record["n"]) == (1, kind, "web-1", 4)
-    numpy_type, values, *categories = record["cols"]["interface"]
+    named = next(one.name for one in RECORD_OF_KIND[kind].fields if one.kind is NAME)
+    numpy_type, values, *categories = record["cols"][named]
     codes = np.frombuffer(values, numpy_type)
-    assert [categories[0][code] for code in codes] == plain_column(batch.columns["interface"])
+    assert [categories[0][code] for code in codes] == plain_column(batch.columns[named])
     times = np.frombuffer(record["cols"]["time"][1], record["cols"]["time"][0])
     assert times.tolist() == plain_column(batch.columns["time"])
 

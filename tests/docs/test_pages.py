@@ -79,7 +79,7 @@ def test_the_metrics_page_has_every_metric_and_no_other():
         f"{metric.name}_total" if metric.type == "counter" else metric.name
         for metric in Metrics(RECORDS).registry.collect()
     }
-    of_agent = {f"{metric}_total" for metric in agent.metrics._PUBLISHED}
+    of_agent = {f"{name}_total" for name in agent.metrics._PUBLISHED | agent.metrics._SOCKETS}
     of_agent |= {f"agent_{counter}_total" for counter in agent.ledger._PASSED_ON}
 
     assert rows == consumer | of_agent | {"agent_waiting_bytes"}

@@ -33,5 +33,10 @@ def copied(rows: Rows) -> Rows:
     return copy
 
 
+def as_bytes(rows: Rows) -> NDArray[np.uint8]:
+    """A view of the bytes of *rows*: (rows, bytes of a row)."""
+    return rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+
+
 def _opaque(rows: Rows) -> NDArray[Any]:
     return rows.view(f"V{rows.dtype.itemsize}")

@@ -2,8 +2,9 @@
 """What tcpdump saw on a link and tshark makes of it: an oracle that shares no code with us."""
 
 import signal
+import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,10 +69,20 @@ def frames_of(path: Path) -> list[bytes]:
     return frames
 
 
+def write_capture(path: Path, frames: Iterable[bytes]) -> Path:
+    """A capture of these Ethernet frames, one a microsecond."""
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 1))
+        for number, frame in enumerate(frames):
+            seconds, microseconds = divmod(number, 1_000_000)
+            file.write(struct.pack("<IIII", seconds, microseconds, len(frame), len(frame)) + frame)
+    return path
+
+
 def five_tuples(path: Path) -> dict[FiveTuple, tuple[int, int]]:
     """Packets and bytes of every five-tuple in a capture, as tshark dissects it."""
     totals: dict[FiveTuple, tuple[int, int]] = {}
-    for line in _tshark(path, *_FIELDS):
+    for line in tshark_fields(path, *_FIELDS):
         length, v4_src, v4_dst, v6_src, v6_dst, v4_proto, v6_proto, *ports = line
         src_port, dst_port = ports[0] or ports[2], ports[1] or ports[3]
         key = (
@@ -85,14 +96,25 @@ def five_tuples(path: Path) -> dict[FiveTuple, tuple[int, int]]:
 
 def total(path: Path) -> tuple[int, int]:
     """Packets and bytes in a capture."""
-    lengths = [int(length) for (length,) in _tshark(path, "frame.len")]
+    lengths = [int(length) for (length,) in tshark_fields(path, "frame.len")]
     return len(lengths), sum(lengths)
 
 
-def _tshark(path: Path, *fields: str) -> list[list[str]]:
+def tshark_fields(path: Path, *fields: str, occurrence: str = "f") -> list[list[str]]:
+    """*fields* of every packet as text: the first occurrence, or "a" for all of them."""
     wanted = [argument for field in fields for argument in ("-e", field)]
     done = subprocess.run(
-        ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "occurrence=f", *wanted],
+        [
+            "tshark",
+            "-n",
+            "-r",
+            str(path),
+            "-T",
+            "fields",
+            "-E",
+            f"occurrence={occurrence}",
+            *wanted,
+        ],
         check=True,
         capture_output=True,
         text=True,

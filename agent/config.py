@@ -76,6 +76,27 @@ class Config(BrokerOptions):
         metavar="YES|NO",
         choices=("yes", "no"),
     )
+    dns: str = option(
+        "no",
+        "report DNS messages, with the names that were asked for: yes, no",
+        group=CAPTURE,
+        metavar="YES|NO",
+        choices=("yes", "no"),
+    )
+    dns_port: tuple[str, ...] = option(
+        ("53",),
+        "UDP and TCP port of DNS, such as 5353 for multicast DNS; repeatable",
+        group=CAPTURE,
+        metavar="PORT",
+    )
+    tls: str = option(
+        "no",
+        "report TLS ClientHellos, with the server's name in them, on any TCP port: yes, no",
+        group=CAPTURE,
+        metavar="YES|NO",
+        choices=("yes", "no"),
+    )
+
     tunnels: str = option(
         "inner",
         "which packet of a tunnel (VXLAN, GENEVE, GRE, IP in IP) rows tell of: "
@@ -163,9 +184,10 @@ class Config(BrokerOptions):
             raise ConfigError(
                 f"ring_bytes is {self.ring_bytes}; it must be a power of two, at least {_PAGE_BYTES}"
             )
-        for port in self.vxlan_port:
-            if not port.isdecimal() or not 0 < int(port) < 1 << 16:
-                raise ConfigError(f"vxlan_port is {port!r}; it must be 1 to 65535")
+        for name in ("vxlan_port", "dns_port"):
+            for port in getattr(self, name):
+                if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+                    raise ConfigError(f"{name} is {port!r}; it must be 1 to 65535")
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"name is {self.name!r}; use letters, digits, - and _")
         if not self.node or len(self.node.encode()) > 255:

@@ -66,6 +66,23 @@ FLOW = Source(
 )
 
 
+def flow_source(plan: Plan) -> Source:
+    """The hooks, and where names are wanted the programs that copy those out."""
+    wanted = {"dns": bool(plan.dns_ports), "tls": plan.tls}
+    maps = tuple(name for name, is_wanted in wanted.items() if is_wanted)
+    if not maps:
+        return FLOW
+    return Source(
+        FLOW.file,
+        {**FLOW.programs, "names_xdp": "XDP", "names_tc": "SCHED_CLS"},
+        (*FLOW.maps, *maps),
+        {
+            "xdp_tails": (*FLOW.tails["xdp_tails"], "names_xdp"),
+            "tc_tails": (*FLOW.tails["tc_tails"], "names_tc"),
+        },
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """Descriptors of everything loaded; they live as long as *module*."""
@@ -84,15 +101,16 @@ def load(plan: Plan) -> Loaded:
     Raises:
         LoadError: the compiler or the verifier refuses.
     """
+    source = flow_source(plan)
     if plan.buffer != "auto":
-        return load_source(FLOW, plan, plan.buffer)
+        return load_source(source, plan, plan.buffer)
     try:
-        return load_source(FLOW, plan, "ring")
+        return load_source(source, plan, "ring")
     except LoadError:
         # A kernel without the ring buffer refuses the map itself (before Linux v5.8).
         plan.pins.remove()
         plan.pins.make()
-        return load_source(FLOW, plan, "perf")
+        return load_source(source, plan, "perf")
 
 
 def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
@@ -156,17 +174,24 @@ def _definitions(plan: Plan, buffer: str) -> list[str]:
         "CONTEXTS_PER_CPU": plan.contexts_per_cpu,
         "TUNNELS": TUNNELS[plan.tunnels],
         "UPDATE_TICKS": plan.socket_ticks,
+        "DNS": int(bool(plan.dns_ports)),
+        "TLS": int(plan.tls),
     }
-    is_vxlan_port = "||".join(f"(port_be)=={socket.htons(port)}" for port in plan.vxlan_ports)
     seeds = [f"-DSEED_{number}={secrets.randbits(64) | 1}ULL" for number in range(5)]
     return [
         f"-I{SOURCE_PATH}",
         f'-DPINS="{plan.pins.map("")}"',
         '-DVARIANT=""',
-        f"-DIS_VXLAN_PORT(port_be)=({is_vxlan_port or 0})",
+        f"-DIS_VXLAN_PORT(port_be)=({_is_one_of(plan.vxlan_ports)})",
+        f"-DIS_DNS_PORT(port_be)=({_is_one_of(plan.dns_ports)})",
         *(f"-D{name}={value}" for name, value in numbers.items()),
         *seeds,
     ]
+
+
+def _is_one_of(ports: tuple[int, ...]) -> str:
+    """A condition in C on port_be."""
+    return "||".join(f"(port_be)=={socket.htons(port)}" for port in ports) or "0"
 
 
 @contextmanager

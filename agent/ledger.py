@@ -35,7 +35,11 @@ _PASSED_ON = (
     "unmatched_fragment_packets",
     "tunnel_packets",
     "context_overflow_packets",
+    "lost_dns_messages",
+    "lost_tls_hellos",
 )
+# Counted here, kind by kind.
+_REJECTED = {"dns": "rejected_dns_messages", "tls": "rejected_tls_hellos"}
 
 OVERFLOW_COUNTERS = ("overflows", "overflow_packets", "overflow_bytes")
 
@@ -76,6 +80,7 @@ class Ledger:
     _last: dict[str, Counts] = field(default_factory=dict)
     _flow_packets: Counts = field(init=False)
     _flow_bytes: Counts = field(init=False)
+    _rejected: dict[str, Counts] = field(init=False)
     _overflow_packets: _Overflow = field(init=False)
     _overflow_bytes: _Overflow = field(init=False)
 
@@ -83,6 +88,7 @@ class Ledger:
         count = self.count
         self._flow_packets = np.zeros(count, np.uint64)
         self._flow_bytes = np.zeros(count, np.uint64)
+        self._rejected = {name: np.zeros(count, np.uint64) for name in _REJECTED.values()}
         self._overflow_packets = _Overflow(np.zeros(count, np.int64))
         self._overflow_bytes = _Overflow(np.zeros(count, np.int64))
 
@@ -95,6 +101,10 @@ class Ledger:
         """Note flow rows that go out in this interval."""
         np.add.at(self._flow_packets, point, packets)
         np.add.at(self._flow_bytes, point, in_bytes)
+
+    def book_rejected(self, kind: str, point: NDArray[Any]) -> None:
+        """Note events of a kind, by their hook points, that could not be read."""
+        np.add.at(self._rejected[_REJECTED[kind]], point, np.uint64(1))
 
     def take_overflow(self, totals: Rows, lost: Lost | None) -> tuple[NDArray[Any], Counts, Counts]:
         """Points, packets and bytes of the rows that stand for flows whose detail is lost.
@@ -122,8 +132,10 @@ class Ledger:
         columns: dict[str, Any] = {name: self._grown(name, totals) for name in _PASSED_ON}
         columns["flow_packets"], columns["flow_bytes"] = self._flow_packets, self._flow_bytes
         columns["link_packets"], columns["link_bytes"] = self._link_growth(links)
-        for name in _PASSED_ON:
+        columns |= self._rejected
+        for name in (*_PASSED_ON, *self._rejected):
             self._last[name] = self._last.get(name, np.uint64(0)) + columns[name]
+        self._rejected = {name: np.zeros_like(counts) for name, counts in self._rejected.items()}
         self._flow_packets = np.zeros(self.count, np.uint64)
         self._flow_bytes = np.zeros(self.count, np.uint64)
         started_ns, self.started_ns = self.started_ns, now_ns

@@ -19,6 +19,7 @@ from agent.flowcache import Counted, FlowCache
 from agent.interfaces import LinkCounters
 from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
+from agent.names import DnsReader, TlsReader
 from agent.owners import OwnerLookup
 from agent.perf import PerfBuffer
 from agent.plan import Plan
@@ -27,17 +28,19 @@ from agent.ring import RingBuffer
 from agent.rows import Rows, joined
 from agent.sockets import SocketBooks, socket_columns
 from agent.surroundings import copies
+from schemas.dns import DNS_EVENT
 from schemas.dtype import dtype_from_layout, unpack
 from schemas.flow import FLOW_EVICTION, LANE
 from schemas.layout import Layout
 from schemas.packet import PACKET_EVENT
 from schemas.socket import SOCKET_EVENT
+from schemas.tls import TLS_EVENT
 from schemas.wire import Batch
 
 log = logging.getLogger(__name__)
 
-# Rows that came out of the event buffers and are worth batches before the interval ends.
-_MANY_ROWS = 1 << 16
+# What came out of the event buffers and is worth batches before the interval ends.
+_MANY_BYTES = 8 << 20
 # A record that another CPU has not finished holds up those behind it for microseconds.
 _SETTLE_SECONDS = 0.05
 # A row may begin before the snapshot that missed it.
@@ -51,18 +54,22 @@ class Events:
     kind: str
     buffer: "RingBuffer | PerfBuffer"
     columns: Callable[[Rows, HookPoints, Anchor], Columns]
+    # Whether there are columns although nothing waits here.
+    is_held: Callable[[], bool] = lambda: False
     waiting: list[Rows] = field(default_factory=list)
 
     # Most drains find nothing, fifty times a second; so nothing is done with nothing.
     def drain(self) -> int:
-        """Empty the buffer; returns how many events wait for their batch."""
+        """Empty the buffer; returns how many bytes of events wait for their batch."""
         if len(rows := self.buffer.drain()):
             self.waiting.append(rows)
-        return sum(map(len, self.waiting))
+        return sum(rows.nbytes for rows in self.waiting)
 
     def take(self) -> Rows | None:
         """Everything that waited."""
         waiting, self.waiting = self.waiting, []
+        if not waiting and self.is_held():
+            return self.buffer.drain(limit=0)
         return joined(waiting) if waiting else None
 
 
@@ -96,19 +103,34 @@ class Observer:
         if socket_books is not None:
             sockets = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT)
             self._events.append(Events("socket", sockets, socket_columns))
+        self._hellos = TlsReader(partial(ledger.book_rejected, "tls"))
+        self._add_names(plan, buffer)
         self._counted: list[Counted] = []
         self._gone: set[str] = set()
+
+    def _add_names(self, plan: Plan, buffer: str) -> None:
+        if plan.dns_ports:
+            reader = DnsReader(partial(self._ledger.book_rejected, "dns"))
+            messages = _event_buffer(plan, buffer, "dns", DNS_EVENT)
+            self._events.append(Events("dns", messages, reader.columns))
+        if plan.tls:
+            hellos = _event_buffer(plan, buffer, "tls", TLS_EVENT)
+            is_held = self._hellos.is_waiting
+            self._events.append(Events("tls", hellos, self._hellos.columns, is_held))
 
     def drain(self) -> Iterator[Batch]:
         """Empty the event buffers; batches come out when there is much."""
         waiting = self._drain_events()
         self._drain_evictions()
-        waiting += sum(len(counted) for counted in self._counted)
-        if waiting >= _MANY_ROWS:
+        waiting += sum(counted.slots.nbytes for counted in self._counted)
+        if waiting >= _MANY_BYTES:
             yield from self._take_batches(self._clock.anchor())
 
-    def close_interval(self, links: Mapping[str, LinkCounters]) -> Iterator[Batch]:
+    def close_interval(
+        self, links: Mapping[str, LinkCounters], *, is_last: bool = False
+    ) -> Iterator[Batch]:
         """Everything that happened since the last call; *links* is for the ledger."""
+        self._hellos.is_last = is_last
         anchor = self._clock.anchor()
         # 0. What overflowed, before the flows: a snapshot after it misses those flows, and thereby
         # tells what was reported of them.  What overflows later would be reported twice.

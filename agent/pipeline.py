@@ -91,7 +91,7 @@ async def _work(
     await asyncio.to_thread(detach, plan.pins, report.clsact)
     links = read_counters()
     await asyncio.sleep(_LAST_PACKETS_SECONDS)
-    for batch in observer.close_interval(links):
+    for batch in observer.close_interval(links, is_last=True):
         publisher.add(batch)
     left = await publisher.stop(config.stop_timeout)
     log.info(
@@ -157,6 +157,8 @@ def _plan(config: Config, points: HookPoints) -> Plan:
         vxlan_ports=tuple(int(port) for port in config.vxlan_port),
         cgroup=_cgroup(config),
         socket_ticks=max(round(config.interval * 1e9 / tick_ns()), 1),
+        dns_ports=tuple(map(int, config.dns_port)) if config.dns == "yes" else (),
+        tls=config.tls == "yes",
     )
 
 

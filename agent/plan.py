@@ -59,6 +59,8 @@ class Plan:
     vxlan_ports: tuple[int, ...]
     cgroup: str = ""  # whose sockets to observe; none where empty
     socket_ticks: int = 1  # jiffies between two reports of one connection
+    dns_ports: tuple[int, ...] = ()  # none: DNS is compiled out
+    tls: bool = False
 
     @property
     def contexts_per_cpu(self) -> int:
@@ -77,6 +79,7 @@ class Plan:
         content = json.loads(text)
         content["targets"] = tuple(Target(**target) for target in content["targets"])
         content["vxlan_ports"] = tuple(content["vxlan_ports"])
+        content["dns_ports"] = tuple(content["dns_ports"])
         return cls(**content)
 
 

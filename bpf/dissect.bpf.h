@@ -344,6 +344,7 @@ static __always_inline void enter_tunnel(struct dissection *d, u64 tunnel, u64 l
 	d->is_open = 0;
 	d->layer = layer;
 	__builtin_memset(&d->packet.key, 0, sizeof(d->packet.key));
+	note_payload(&d->packet, 0, 0);
 	d->packet.tcp_flags = 0;
 	d->packet.hop_limit = 0;
 }
@@ -386,6 +387,7 @@ static __always_inline void read_transport(void *ctx, const bool is_xdp, struct 
 		if (!read_header(ctx, is_xdp, d, sizeof(header->tcp)))
 			return;
 		d->packet.key.ports_be = header->tcp.ports_be;
+		note_payload(&d->packet, d->end, header->tcp.seq_be);
 		d->packet.tcp_flags = header->tcp.flags;
 		d->offset += (header->tcp.data_offset >> 4) * 4;
 		break;
@@ -396,6 +398,7 @@ static __always_inline void read_transport(void *ctx, const bool is_xdp, struct 
 		if (!read_header(ctx, is_xdp, d, sizeof(header->ports)))
 			return;
 		d->packet.key.ports_be = header->ports.ports_be;
+		note_payload(&d->packet, d->end, 0);
 		d->offset += sizeof(header->ports);
 		break;
 	case IPPROTO_ICMP:

@@ -454,7 +454,7 @@ _Static_assert(__builtin_offsetof(struct tls_event, is_start) == 54, "is_start")
 _Static_assert(__builtin_offsetof(struct tls_event, reserved9) == 55, "reserved9");
 _Static_assert(__builtin_offsetof(struct tls_event, chunk) == 56, "chunk");
 
-/* The books of one hook point on one CPU: exactly two cache lines. */
+/* The books of one hook point on one CPU: exactly three cache lines. */
 struct hook_totals {
 	/* packets that the hook saw */
 	__u64 seen_packets;
@@ -487,9 +487,13 @@ struct hook_totals {
 	/* packets counted without their second tag or what is in their tunnel, for lack of
 	 * room */
 	__u64 context_overflow_packets;
-	__u8 reserved15[8];
+	/* DNS messages that the event buffer had no room for */
+	__u64 lost_dns_messages;
+	/* TLS ClientHellos, or parts of one, that the event buffer had no room for */
+	__u64 lost_tls_hellos;
+	__u8 reserved17[56];
 };
-_Static_assert(sizeof(struct hook_totals) == 128, "size");
+_Static_assert(sizeof(struct hook_totals) == 192, "size");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_packets) == 0, "seen_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_bytes) == 8, "seen_bytes");
 _Static_assert(__builtin_offsetof(struct hook_totals, sample_countdown) == 16, "sample_countdown");
@@ -505,7 +509,9 @@ _Static_assert(__builtin_offsetof(struct hook_totals, fragment_packets) == 88, "
 _Static_assert(__builtin_offsetof(struct hook_totals, unmatched_fragment_packets) == 96, "unmatched_fragment_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, tunnel_packets) == 104, "tunnel_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, context_overflow_packets) == 112, "context_overflow_packets");
-_Static_assert(__builtin_offsetof(struct hook_totals, reserved15) == 120, "reserved15");
+_Static_assert(__builtin_offsetof(struct hook_totals, lost_dns_messages) == 120, "lost_dns_messages");
+_Static_assert(__builtin_offsetof(struct hook_totals, lost_tls_hellos) == 128, "lost_tls_hellos");
+_Static_assert(__builtin_offsetof(struct hook_totals, reserved17) == 136, "reserved17");
 
 /* How many socket events one CPU has reported. */
 struct socket_totals {

@@ -26,6 +26,7 @@
 
 #include "maps.bpf.h"
 #include "book.bpf.h"
+#include "names.bpf.h"
 #include "unusual.bpf.h"
 
 #define TC_ACT_UNSPEC (-1) /* let the next program decide; also tcx's TCX_NEXT */
@@ -87,6 +88,7 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 	}
 	count_segments(&packet, frame->segment_bytes, frame->segments);
 	book(ctx, is_xdp, books, &packet, cpu, frame->point);
+	name_packet(ctx, is_xdp, &packet, cpu);
 }
 
 static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress, const u32 tail)
@@ -146,6 +148,20 @@ int unusual_egress(struct __sk_buff *skb)
 	account_unusual(skb, false, &frame);
 	return TC_ACT_UNSPEC;
 }
+
+#if NAMES
+int names_xdp(struct xdp_md *ctx)
+{
+	copy_names(ctx, true, (u64)ctx->data_end - ctx->data, 0);
+	return XDP_PASS;
+}
+
+int names_tc(struct __sk_buff *skb)
+{
+	copy_names(skb, false, skb->len, skb->gso_size);
+	return TC_ACT_UNSPEC;
+}
+#endif
 
 /* Attached nowhere: the agent runs it to learn which jiffies go with which nanoseconds. */
 int hook_clock(struct __sk_buff *skb)

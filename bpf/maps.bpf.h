@@ -5,8 +5,8 @@
 #include "events.h"
 #include "share.bpf.h"
 
-enum xdp_tail { TAIL_XDP };
-enum tc_tail { TAIL_INGRESS, TAIL_EGRESS };
+enum xdp_tail { TAIL_XDP, TAIL_XDP_NAMES };
+enum tc_tail { TAIL_INGRESS, TAIL_EGRESS, TAIL_TC_NAMES };
 
 /* Which packet of a tunnel rows tell of. */
 #define TUNNELS_OUTER 0
@@ -30,8 +30,8 @@ SHARED_ARRAY(agent_clock, struct agent_clock, 1);
  * The programs that hooks go on in.  The loader writes.  Each compilation has its own, and each type
  * of program, as the kernel wants it.
  */
-BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 1, PINS "/xdp_tails" VARIANT);
-BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 2, PINS "/tc_tails" VARIANT);
+BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 2, PINS "/xdp_tails" VARIANT);
+BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 3, PINS "/tc_tails" VARIANT);
 
 EVENTS(evictions);
 EVENTS(packets);

@@ -19,6 +19,9 @@
 
 #define VLAN_TAG_BYTES 4
 
+/* Whether anybody wants to know names that packets carry. */
+#define NAMES (DNS || TLS)
+
 struct cursor {
 	void *pos;
 	void *end;
@@ -48,7 +51,20 @@ struct packet {
 	u64 tcp_flags;
 	u64 hop_limit;
 	u64 is_truncated;
+#if NAMES
+	u64 payload_end; /* where it ends in the frame; 0 where nothing is to be read there */
+	u64 sequence;	 /* of TCP */
+#endif
 };
+
+/* What is behind ports, for those who look for names there. */
+static __always_inline void note_payload(struct packet *packet, u64 end, u32 sequence_be)
+{
+#if NAMES
+	packet->payload_end = end;
+	packet->sequence = BE32(sequence_be);
+#endif
+}
 
 static __always_inline void mapped_ipv4(u64 *addr, u32 ipv4)
 {
@@ -188,6 +204,7 @@ static __always_inline bool parse_transport(struct cursor *cursor, struct packet
 			return false;
 		packet->key.ports_be = tcp->ports_be;
 		packet->tcp_flags = tcp->flags;
+		note_payload(packet, packet->header_bytes + payload_bytes, tcp->seq_be);
 		packet->header_bytes += (tcp->data_offset >> 4) * 4;
 		return true;
 	case IPPROTO_UDP:
@@ -197,6 +214,7 @@ static __always_inline bool parse_transport(struct cursor *cursor, struct packet
 		if ((void *)(ports + 1) > cursor->end || payload_bytes < sizeof(*ports))
 			return false;
 		packet->key.ports_be = ports->ports_be;
+		note_payload(packet, packet->header_bytes + payload_bytes, 0);
 		packet->header_bytes += sizeof(*ports);
 		/* Super-packets repeat the headers in the tunnel, whether we name those or not. */
 		return !((TUNNELS || is_super) && is_tunnel_port(ports->ports_be >> 16));

@@ -11,6 +11,7 @@
 #include "book.bpf.h"
 #include "contexts.bpf.h"
 #include "dissect.bpf.h"
+#include "names.bpf.h"
 
 static __always_inline void copy_counts(struct packet *to, const struct packet *from)
 {
@@ -119,7 +120,11 @@ static __always_inline void account_unusual(void *ctx, const bool is_xdp, const 
 		books->tunnel_packets += d->packet.segments;
 	book_one(ctx, is_xdp, d, books, cpu);
 #if TUNNELS == TUNNELS_BOTH
-	if (d->tunnel)
+	if (d->tunnel) {
 		book_copy(ctx, d, books, cpu);
+		name_packet(ctx, is_xdp, &d->inner, cpu);
+		return;
+	}
 #endif
+	name_packet(ctx, is_xdp, &d->packet, cpu);
 }

@@ -204,7 +204,11 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `fragment_packets` UInt64 COMMENT 'fragments after the first of their packet' CODEC(T64, ZSTD(1)),
     `unmatched_fragment_packets` UInt64 COMMENT 'of those, the ones whose first fragment was not seen, so that they have no ports' CODEC(T64, ZSTD(1)),
     `tunnel_packets` UInt64 COMMENT 'packets in which another packet was found' CODEC(T64, ZSTD(1)),
-    `context_overflow_packets` UInt64 COMMENT 'packets counted without their second tag or what is in their tunnel, for lack of room' CODEC(T64, ZSTD(1))
+    `context_overflow_packets` UInt64 COMMENT 'packets counted without their second tag or what is in their tunnel, for lack of room' CODEC(T64, ZSTD(1)),
+    `lost_dns_messages` UInt64 COMMENT 'DNS messages that the event buffer had no room for' CODEC(T64, ZSTD(1)),
+    `lost_tls_hellos` UInt64 COMMENT 'TLS ClientHellos, or parts of one, that the event buffer had no room for' CODEC(T64, ZSTD(1)),
+    `rejected_dns_messages` UInt64 COMMENT 'DNS messages that could not be read; those with a whole header are rows all the same' CODEC(T64, ZSTD(1)),
+    `rejected_tls_hellos` UInt64 COMMENT 'TLS ClientHellos that could not be read to their end; they are rows all the same' CODEC(T64, ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)

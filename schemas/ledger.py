@@ -40,9 +40,16 @@ CONTEXT_OVERFLOW_PACKETS = _counter(
     "packets counted without their second tag or what is in their tunnel, for lack of room",
 )
 
+LOST_DNS_MESSAGES = _counter(
+    "lost_dns_messages", "DNS messages that the event buffer had no room for"
+)
+LOST_TLS_HELLOS = _counter(
+    "lost_tls_hellos", "TLS ClientHellos, or parts of one, that the event buffer had no room for"
+)
+
 HOOK_TOTALS = Layout(
     "hook_totals",
-    "The books of one hook point on one CPU: exactly two cache lines.",
+    "The books of one hook point on one CPU: exactly three cache lines.",
     (
         SEEN_PACKETS,
         SEEN_BYTES,
@@ -59,7 +66,9 @@ HOOK_TOTALS = Layout(
         UNMATCHED_FRAGMENT_PACKETS,
         TUNNEL_PACKETS,
         CONTEXT_OVERFLOW_PACKETS,
-        pad(8),
+        LOST_DNS_MESSAGES,
+        LOST_TLS_HELLOS,
+        pad(56),
     ),
 )
 
@@ -91,6 +100,16 @@ LEDGER = Record(
         UNMATCHED_FRAGMENT_PACKETS,
         TUNNEL_PACKETS,
         CONTEXT_OVERFLOW_PACKETS,
+        LOST_DNS_MESSAGES,
+        LOST_TLS_HELLOS,
+        _counter(
+            "rejected_dns_messages",
+            "DNS messages that could not be read; those with a whole header are rows all the same",
+        ),
+        _counter(
+            "rejected_tls_hellos",
+            "TLS ClientHellos that could not be read to their end; they are rows all the same",
+        ),
     ),
     order_by="time, node, interface, direction",
 )

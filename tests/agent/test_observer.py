@@ -12,6 +12,7 @@ from agent.clock import Anchor
 from agent.flowcache import FlowCache
 from agent.interfaces import Interface
 from agent.ledger import Ledger
+from agent.names import TlsReader
 from agent.observer import Observer
 from agent.points import number_points
 from tests.agent.kernel_model import KernelModel
@@ -79,6 +80,7 @@ class Books:
         observer._cache = FlowCache(self.kernel.slots, self.kernel.origins, self.kernel.contexts)
         observer._clock = Clock(self.pass_by, self.kernel)
         observer._evictions = Evictions(self.pass_by, self.kernel)
+        observer._hellos = TlsReader(lambda _: None)
         observer._counted, observer._events, observer._gone = [], [], set()
         observer._socket_books = None
         self.observer = observer

@@ -78,6 +78,8 @@ def loaded(
     sample_first: bool = False,
     buffer: str = "ring",
     tunnels: str = "inner",
+    dns_ports: tuple[int, ...] = (),
+    tls: bool = False,
 ) -> Iterator[Programs]:
     """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
     pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
@@ -95,6 +97,8 @@ def loaded(
         sample_first=sample_first,
         tunnels=tunnels,
         vxlan_ports=(4789,),
+        dns_ports=dns_ports,
+        tls=tls,
     )
     cpus = os.sched_getaffinity(0)
     asyncio.run(load(plan))

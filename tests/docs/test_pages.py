@@ -80,7 +80,8 @@ def test_the_metrics_page_has_every_metric_and_no_other():
         for metric in Metrics(RECORDS).registry.collect()
     }
     of_agent = {f"{name}_total" for name in agent.metrics._PUBLISHED | agent.metrics._SOCKETS}
-    of_agent |= {f"agent_{counter}_total" for counter in agent.ledger._PASSED_ON}
+    counters = (*agent.ledger._PASSED_ON, *agent.ledger._REJECTED.values())
+    of_agent |= {f"agent_{counter}_total" for counter in counters}
 
     assert rows == consumer | of_agent | {"agent_waiting_bytes"}
 

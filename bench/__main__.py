@@ -4,8 +4,8 @@
     python -m bench [SUBJECT...] [--quick] [--minutes 60] [--report]
 
 Each subject runs in a process of its own.  What it found goes into bench/results/, in a file that
-is named for the machine, beside what other subjects found there earlier; --report writes that file's tables
-into docs/explanation/performance.md.
+is named for the machine, beside what other subjects found there earlier; --report writes that
+file's tables into docs/explanation/performance.md.
 """
 
 import argparse
@@ -26,6 +26,7 @@ RESULTS = ROOT / "bench" / "results"
 # Those of our own take --quick and --minutes; the others say how to be quick themselves.
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "kernel": (),
+    "shapes": (),
     "ring": (),
     "flowcache": (),
     "owners": (),

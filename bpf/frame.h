@@ -2,8 +2,9 @@
 /*
  * Read a frame at any byte, whichever hook it came through.
  *
- * tc reads through a helper, which also finds what lies outside the linear part.  XDP reads the
- * packet's own memory.  is_xdp is known when this is compiled, so the other half is not there.
+ * Both hooks read the packet's own memory.  At tc a helper finds what lies outside the linear part;
+ * it knows all of it, and costs four times as much.  is_xdp is known when this is compiled, so the
+ * other half is not there.
  */
 #pragma once
 
@@ -16,22 +17,21 @@
 static __always_inline bool read_frame(void *ctx, const bool is_xdp, u64 offset, void *into,
 				       const u64 size)
 {
+	struct __sk_buff *skb = ctx;
 	struct xdp_md *xdp = ctx;
-	void *data, *end;
+	void *data = (void *)(long)(is_xdp ? xdp->data : skb->data);
+	void *end = (void *)(long)(is_xdp ? xdp->data_end : skb->data_end);
+	u64 bounded = offset & READABLE_BYTES;
 
 	if (offset > READABLE_BYTES)
 		return false;
-	if (!is_xdp)
-		return bpf_skb_load_bytes(ctx, offset, into, size) == 0;
-	data = (void *)(long)xdp->data;
-	end = (void *)(long)xdp->data_end;
-	/* Masked where it is used: what the compiler knew of it may be in another register. */
-	offset &= READABLE_BYTES;
-	opaque(offset);
-	offset &= READABLE_BYTES;
-	data += offset;
-	if (data + size > end)
-		return false;
-	__builtin_memcpy(into, data, size);
-	return true;
+	/* Masked again where it is used: what the compiler knew of it may be in another register. */
+	opaque(bounded);
+	bounded &= READABLE_BYTES;
+	data += bounded;
+	if (data + size <= end) {
+		__builtin_memcpy(into, data, size);
+		return true;
+	}
+	return !is_xdp && bpf_skb_load_bytes(ctx, offset, into, size) == 0;
 }

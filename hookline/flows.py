@@ -12,7 +12,7 @@ from hookline import history, output, words
 from hookline.arguments import as_argument, limit_in, seconds_in
 from hookline.conditions import Conditions
 from schemas.filter.grammar import parse
-from schemas.filter.terms import EITHER, is_equal, on_ports, within
+from schemas.filter.terms import EITHER, in_container, is_equal, on_ports, owned_by, within
 from schemas.filter.tree import EVERYTHING, Filter, Like
 from schemas.filter.values import network_in, ports_in, protocol_in
 from schemas.filter.words import FilterError
@@ -20,6 +20,7 @@ from schemas.filter.words import FilterError
 _NUMBER_COLUMNS = (3, 4, 5, 6)
 _ADDRESS_COLUMNS = (0, 1)
 _NETWORK = as_argument(network_in)
+_SHORT_ID = 12  # as docker ps prints it
 _PLACEHOLDER = re.compile(r"\{(\w+):(\w+)\}")
 EPILOG = """\
 examples:
@@ -27,6 +28,8 @@ examples:
   hookline flows --since 1h 'dst net 10.0.0.0/8 and tcp port 443'
   hookline flows 'host 192.168.1.7 and not (port 53 or icmp)'
   hookline flows --protocol udp --port 53 --interface 'veth*' --format json
+  hookline flows --process nginx --since 1h
+  hookline flows 'unit ssh* and not net 10.0.0.0/8'
   hookline flows --since 1d --from 192.168.1.7 --sql
 """
 SELECT = """\
@@ -37,7 +40,11 @@ SELECT
     min(flows.time) AS time,
     max(flows.end) AS end,
     dateDiff('microsecond', time, end) / 1e6 AS seconds,
-    groupBitOr(flows.tcp_flags) AS tcp_flags
+    groupBitOr(flows.tcp_flags) AS tcp_flags,
+    argMaxIf(flows.pid, flows.time, flows.pid != 0) AS pid,
+    argMaxIf(flows.command, flows.time, flows.pid != 0) AS command,
+    argMaxIf(flows.unit, flows.time, flows.cgroup != '') AS unit,
+    argMaxIf(flows.container, flows.time, flows.cgroup != '') AS container
 FROM flows
 WHERE {conditions}
 GROUP BY node, interface, direction, src_addr, src_port, dst_addr, dst_port, protocol, ethertype
@@ -99,6 +106,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tcp, udp, icmp, icmpv6, sctp, ... or its IANA number",
     )
     which.add_argument("--interface", metavar="GLOB", help="with * and ?")
+    which.add_argument(
+        "--process",
+        type=as_argument(owned_by),
+        metavar="NAME|PID",
+        help="whose they are, by command with * and ?, or by number",
+    )
+    which.add_argument("--unit", metavar="GLOB", help="in which systemd unit")
+    which.add_argument("--container", metavar="ID", help="in which container; its id may be short")
     which.add_argument("--node", metavar="NAME", help="as the agent calls itself")
     which.add_argument(
         "--limit",
@@ -161,6 +176,12 @@ def _filters(args: argparse.Namespace) -> list[Filter]:
         found.append(is_equal("protocol", args.protocol))
     if args.interface is not None:
         found.append(Like("interface", args.interface))
+    if args.process is not None:
+        found.append(args.process)
+    if args.unit is not None:
+        found.append(Like("unit", args.unit))
+    if args.container is not None:
+        found.append(in_container(args.container))
     if args.node is not None:
         found.append(Like("node", args.node))
     return [part for part in found if part != EVERYTHING]
@@ -180,13 +201,23 @@ def _answer(opened: history.History, asked: Asked, form: str) -> None:
 
 
 def print_flows(flows: Sequence[dict[str, str]]) -> None:
-    """Draw the flows; the node is named where there is more than one."""
+    """Draw the flows; who spoke where that is known, the node where there is more than one."""
     names = ["from", "to", "proto", "packets", "bytes", "bit/s", "for", "flags", "interface"]
     rows = [_row(flow) for flow in flows]
-    if len({flow["node"] for flow in flows}) > 1:
-        names.append("node")
-        rows = [[*row, flow["node"]] for row, flow in zip(rows, flows, strict=True)]
+    more = {
+        "process": [_process(flow) for flow in flows],
+        "unit": [flow["container"][:_SHORT_ID] or flow["unit"] for flow in flows],
+        "node": [flow["node"] for flow in flows],
+    }
+    for name, column in more.items():
+        if len(set(column)) > 1 or (name != "node" and any(column)):
+            names.append(name)
+            rows = [[*row, value or "-"] for row, value in zip(rows, column, strict=True)]
     output.print_table(names, rows, right=_NUMBER_COLUMNS, unbroken=_ADDRESS_COLUMNS)
+
+
+def _process(flow: dict[str, str]) -> str:
+    return f"{flow['command']}/{flow['pid']}" if flow["pid"] != "0" else ""
 
 
 def _row(flow: dict[str, str]) -> list[str]:

@@ -19,6 +19,7 @@ from schemas.protocols import ETHERTYPES, ICMP, ICMPV6, IPV4, IPV6, PROTOCOLS, W
 _SIDES = ("src", "dst")
 _PORTS = ("port", "portrange")
 _PLACES = ("host", "net", *_PORTS)
+_CONTAINER_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,27 @@ def _glob(cursor: Cursor, *, column: str) -> Filter:
     return cursor.values(str, partial(Like, column), expected="a name, with * and ?")
 
 
+def owned_by(process: str) -> Filter:
+    """Rows of the process of that number, or of those that are called so."""
+    if process.isdecimal() and process.isascii():
+        return is_equal("pid", values.number_in(process, limit=0xFFFFFFFF))
+    return Like("command", process)
+
+
+def in_container(id_: str) -> Filter:
+    """Rows of the container whose id begins so, as short ids do."""
+    is_short = len(id_) < _CONTAINER_DIGITS and not set(id_) & set("*?")
+    return Like("container", f"{id_}*" if is_short else id_)
+
+
+def _process(cursor: Cursor) -> Filter:
+    return cursor.values(str, owned_by, expected="a process by name or number")
+
+
+def _container(cursor: Cursor) -> Filter:
+    return cursor.values(str, in_container, expected="the id of a container, or its beginning")
+
+
 def _direction(_: Cursor, *, name: str) -> Filter:
     return Named("direction", name)
 
@@ -277,6 +299,21 @@ TERMS = (
     Term(
         *("node", "node GLOB", "the node, as its agent calls it", "node web-*"),
         partial(_glob, column="node"),
+        only_flows=True,
+    ),
+    Term(
+        *("process", "process NAME|N", "the process, by its command with `*` and `?`, or number"),
+        *("process nginx", _process),
+        only_flows=True,
+    ),
+    Term(
+        *("unit", "unit GLOB", "the systemd unit of the process", "unit nginx.service"),
+        partial(_glob, column="unit"),
+        only_flows=True,
+    ),
+    Term(
+        *("container", "container ID", "the container, by its id or the beginning of it"),
+        *("container 4f66ad9a0b2e", _container),
         only_flows=True,
     ),
 )

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,18 +17,23 @@ import pytest
 from tests.services.served_history import ROOT, ServedHistory, served_history
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-FIXED_ROWS = r"""
+# One moment for all, whatever the engine takes.
+NOW = f"toDateTime64({time.time():.0f}, 9)"
+# An hour to either side of what the tests ask for, since a machine may be slow.
+FIXED_ROWS = rf"""
 sql INSERT INTO hookline.flows (time, end, node, interface, direction, src_addr, dst_addr,
- src_port, dst_port, protocol, ethertype, packets, bytes, tcp_flags) VALUES
- (now64(9) - 20, now64(9) - 10, 'alpha', 'eth0', 'ingress', '::ffff:10.0.0.1', '::ffff:10.9.0.2',
-  51000, 443, 6, 2048, 1000, 1234567, 2),
- (now64(9) - 10, now64(9), 'alpha', 'eth0', 'ingress', '::ffff:10.0.0.1', '::ffff:10.9.0.2',
-  51000, 443, 6, 2048, 1, 1, 16),
- (now64(9) - 9, now64(9) - 9, 'alpha', 'eth0', 'egress', '2001:db8::1', '2001:db8::2',
-  40000, 53, 17, 34525, 2, 200, 0),
- (now64(9) - 8, now64(9) - 7, 'alpha', 'veth_1', 'ingress', '::', '::', 0, 0, 0, 2054, 3, 180, 0),
- (now64(9) - 7000, now64(9) - 6999, 'be\\ta', 'wlan0', 'egress', '::ffff:192.168.1.7',
-  '::ffff:224.0.0.1', 0, 0, 2, 2048, 1, 60, 0)
+ src_port, dst_port, protocol, ethertype, packets, bytes, tcp_flags, pid, command, cgroup, unit,
+ container) VALUES
+ ({NOW} + 3580, {NOW} + 3590, 'alpha', 'eth0', 'ingress', '::ffff:10.0.0.1', '::ffff:10.9.0.2',
+  51000, 443, 6, 2048, 1000, 1234567, 2, 77, 'nginx', '/w/nginx.service', 'nginx.service', ''),
+ ({NOW} + 3590, {NOW} + 3600, 'alpha', 'eth0', 'ingress', '::ffff:10.0.0.1', '::ffff:10.9.0.2',
+  51000, 443, 6, 2048, 1, 1, 16, 77, 'nginx', '/w/nginx.service', 'nginx.service', ''),
+ ({NOW} + 3591, {NOW} + 3591, 'alpha', 'eth0', 'egress', '2001:db8::1', '2001:db8::2',
+  40000, 53, 17, 34525, 2, 200, 0, 0, '', '/docker', '', repeat('4f66ad9a', 8)),
+ ({NOW} + 3592, {NOW} + 3593, 'alpha', 'veth_1', 'ingress', '::', '::', 0, 0, 0, 2054, 3, 180, 0,
+  0, '', '', '', ''),
+ ({NOW} - 3600, {NOW} - 3599, 'be\\ta', 'wlan0', 'egress', '::ffff:192.168.1.7',
+  '::ffff:224.0.0.1', 0, 0, 2, 2048, 1, 60, 0, 0, '', '', '', '')
 """
 
 
@@ -147,8 +153,10 @@ def test_flows_are_summed_by_five_tuple_interface_and_direction(run: Run):
     assert len(lines) == 4
     assert lines[1].split() == [
         "10.0.0.1:51000", "10.9.0.2:443", "tcp", "1.00", "k", "1.23", "M", "494", "k",
-        "20.0", "s", "SA", "eth0", "ingress",
+        "20.0", "s", "SA", "eth0", "ingress", "nginx/77", "nginx.service",
     ]  # fmt: skip
+    assert lines[0].split()[-2:] == ["process", "unit"]
+    assert lines[2].split()[-2:] == ["-", "4f66ad9a4f66"]
     assert lines[2].split()[:3] == ["[2001:db8::1]:40000", "[2001:db8::2]:53", "udp"]
     assert lines[3].split()[:3] == ["-", "-", "arp"]
 
@@ -170,6 +178,14 @@ def test_flows_are_summed_by_five_tuple_interface_and_direction(run: Run):
         (["--node", "alpha", "--limit", "1"], [1234568]),
         (["--node", "be\\ta", "--since", "2h"], [60]),
         (["--node", "' OR 1=1 --"], []),
+        (["--process", "ngin*"], [1234568]),
+        (["--process", "77"], [1234568]),
+        (["--process", "nginx", "--port", "53"], []),
+        (["--unit", "nginx.service"], [1234568]),
+        (["--container", "4f66ad9a4f66"], [200]),
+        (["--container", "4f66ad9a" * 8], [200]),
+        (["not", "process", "nginx"], [200, 180]),
+        (["unit nginx* or container 4f66"], [1234568, 200]),
         (["--since", "2h"], [1234568, 200, 180, 60]),
     ],
 )
@@ -224,6 +240,7 @@ def test_addresses_stay_whole_on_a_narrow_terminal(served: ServedHistory):
         ("--port", "20-10", "write 443 or 8000-8100, up to 65535"),
         ("--protocol", "256", "or a number to 255"),
         ("--limit", "0", "write 1 to 999999"),
+        ("--process", "4294967296", "write 0 to 4294967295"),
     ],
 )
 def test_a_bad_value_is_named_with_its_fix(option: str, value: str, fix: str):

@@ -57,7 +57,6 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     with sole_agent(config.name):
         report = await load(plan)
         try:
-            _log_start(points, report, plan.cgroup)
             return await _work(config, plan, points, report, stop)
         finally:
             # However it ended, nothing of ours stays in the kernel.
@@ -86,6 +85,8 @@ async def _work(
         address = host_and_port(config.metrics_listen, "metrics_listen")
         listen(*address, ledger, publisher, owners=owners, sockets=socket_books)
     publisher.start()
+    # Said last: only now is there somebody to read what the programs write into perf buffers.
+    _log_start(points, report, plan.cgroup)
     async with _informed(owners):
         await _observe(observer, publisher, config.interval, stop)
     await asyncio.to_thread(detach, plan.pins, report.clsact)

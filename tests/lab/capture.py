@@ -4,7 +4,7 @@
 import signal
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,21 +100,18 @@ def total(path: Path) -> tuple[int, int]:
     return len(lengths), sum(lengths)
 
 
-def tshark_fields(path: Path, *fields: str, occurrence: str = "f") -> list[list[str]]:
-    """*fields* of every packet as text: the first occurrence, or "a" for all of them."""
+def tshark_fields(
+    path: Path, *fields: str, occurrence: str = "f", only: str = "", options: Sequence[str] = ()
+) -> list[list[str]]:
+    """*fields* of the packets that the filter *only* wants, as text.
+
+    Of each field the first *occurrence*, or with "a" all of them.
+    """
     wanted = [argument for field in fields for argument in ("-e", field)]
+    kept = ["-Y", only] if only else []
+    how = ["-T", "fields", "-E", f"occurrence={occurrence}"]
     done = subprocess.run(
-        [
-            "tshark",
-            "-n",
-            "-r",
-            str(path),
-            "-T",
-            "fields",
-            "-E",
-            f"occurrence={occurrence}",
-            *wanted,
-        ],
+        ["tshark", "-n", "-r", str(path), *how, *kept, *options, *wanted],
         check=True,
         capture_output=True,
         text=True,

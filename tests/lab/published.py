@@ -10,9 +10,11 @@ from ipaddress import IPv6Address
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from schemas.catalogue import RECORDS
 from schemas.fields import DIRECTIONS
-from schemas.wire import Batch, Names, decode
+from schemas.wire import Batch, Names, Text, decode
 from tests.lab.capture import FiveTuple
+from tests.schemas.batches import plain_texts
 
 _DEADLINE_S = 30.0
 _NAME_OF_DIRECTION = {number: name for name, number in DIRECTIONS.items()}
@@ -79,6 +81,8 @@ def text_from_address(raw: np.void) -> str:
 def _plain(column: object) -> np.ndarray:
     if isinstance(column, Names):
         return np.array(column.categories, object)[column.codes]
+    if isinstance(column, Text):
+        return np.array([text.decode() for text in plain_texts(column)], object)
     return column
 
 
@@ -88,13 +92,13 @@ def read_published(bootstrap: str, node: str) -> Published:
 
 
 async def _read(bootstrap: str, node: str) -> Published:
+    async with asyncio.timeout(_DEADLINE_S):
+        payloads = await asyncio.gather(
+            *(_payloads(bootstrap, record.topic, node.encode()) for record in RECORDS)
+        )
     published = Published()
-    for kind in ("flow", "packet", "socket", "ledger"):
-        async with asyncio.timeout(_DEADLINE_S):
-            published.batches[kind] = [
-                decode(payload)
-                for payload in await _payloads(bootstrap, f"hookline.{kind}.v1", node.encode())
-            ]
+    for record, its_payloads in zip(RECORDS, payloads, strict=True):
+        published.batches[record.kind] = [decode(payload) for payload in its_payloads]
     return published
 
 

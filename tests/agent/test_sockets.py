@@ -30,8 +30,7 @@ def group(watched):
 
 @pytest.fixture
 def events(watched):
-    watched[1].drain()
-    watched[1].rows = watched[1].rows[:0]
+    watched[1].forget()
     return watched[1]
 
 

@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket programs, loaded by the real loader and attached to one cgroup, without an agent."""
+"""The socket programs, attached to one cgroup, without an agent and without the other programs.
 
-import asyncio
+`python -m tests.lab.sockets` loads them, so that LLVM stays out of the tests' process.
+"""
+
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from agent.kernel import load_source
 from agent.maps import socket_totals
 from agent.perf import PerfBuffer
 from agent.plan import Plan, pins_of
-from agent.programs import load
 from agent.ring import RingBuffer
 from agent.rows import Rows, joined
+from agent.socket_hooks import SOCKETS, attach_sockets
 from agent.sockets import SocketBooks
 from schemas.dtype import dtype_from_layout
 from schemas.socket import EVENTS, SOCKET_EVENT
 from tests.lab.cgroups import Cgroup
 from tests.lab.links import PREFIX
 from tests.lab.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(slots=True)
@@ -37,6 +45,10 @@ class SocketEvents:
         """All events until now."""
         self.rows = joined([self.rows, self.buffer.drain()])
         return self.rows
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.rows = self.drain()[:0]
 
     def of(self, event: str, **wanted: int) -> Rows:
         """The events of one kind whose columns have the values that are given."""
@@ -76,11 +88,28 @@ def socket_events(
         cgroup=str(cgroup.directory),
         socket_ticks=ticks,
     )
-    report = asyncio.run(load(plan))
+    pins.make()
     try:
-        assert report.has_sockets, report.warnings
+        _load(plan)
         kind = RingBuffer if buffer == "ring" else PerfBuffer
         reader = kind(pins.map("sockets"), ring_bytes, dtype_from_layout(SOCKET_EVENT))
         yield SocketEvents(plan, reader, SocketBooks(socket_totals(plan)))
     finally:
         pins.remove()
+
+
+def _load(plan: Plan) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-m", "tests.lab.sockets"],
+        input=plan.to_json(),
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+
+
+if __name__ == "__main__":
+    PLAN = Plan.from_json(sys.stdin.read())
+    attach_sockets(load_source(SOCKETS, PLAN, PLAN.buffer), Path(PLAN.cgroup), PLAN.pins)

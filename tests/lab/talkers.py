@@ -11,23 +11,59 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.lab.cgroups import Cgroup
+from tests.lab.links import HERE, Namespace
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 SENT_BYTES = 100_000
 ANSWER_BYTES = 10
 _DEADLINE_S = 30
+_TCP_USER_TIMEOUT = 18  # include/uapi/linux/tcp.h
 
-Said = dict[str, int]
+Said = dict[str, Any]
 
 
-def talk(group: Cgroup, scene: str, address: str, *more: str) -> Said:
+def command(
+    group: Cgroup, scene: str, *arguments: object, namespace: Namespace = HERE
+) -> list[str]:
+    """What plays a scene in *group* and *namespace*."""
+    words = [sys.executable, "-m", "tests.lab.talkers", scene, *map(str, arguments)]
+    return group.command(*namespace.command(*words))
+
+
+@contextmanager
+def talking(
+    group: Cgroup, scene: str, *arguments: object, namespace: Namespace = HERE
+) -> Iterator[tuple[Said, subprocess.Popen]]:
+    """A scene that waits for its standard input, once it has said the first; ended by then."""
+    process = subprocess.Popen(
+        command(group, scene, *arguments, namespace=namespace),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        yield json.loads(process.stdout.readline()), process
+        process.stdin.close()
+        assert process.wait(_DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def talk(group: Cgroup, scene: str, *arguments: object, namespace: Namespace = HERE) -> Said:
     """What took part in a scene that was played in *group*; all its processes have ended."""
     done = subprocess.run(
-        group.command(sys.executable, "-m", "tests.lab.talkers", scene, address, *more),
+        command(group, scene, *arguments, namespace=namespace),
         check=False,
         capture_output=True,
         text=True,
@@ -209,7 +245,77 @@ def _many(address: str) -> Said:
     return {}
 
 
+def _serve(address: str, workers: str) -> Said:
+    """Workers accept from one listener, and answer each connection with their process id."""
+    listener = _listener(address)
+
+    def work() -> None:
+        while True:
+            sock, _ = listener.accept()
+            with sock:
+                _read_all(sock)
+                sock.sendall(struct.pack("I", os.getpid()))
+
+    pids = [_forked(work) for _ in range(int(workers))]
+    port = listener.getsockname()[1]
+    print(json.dumps({"listener": os.getpid(), "port": port}), flush=True)
+    sys.stdin.read()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return {}
+
+
+def _ask(address: str, port: str, count: str, bytes_each: str) -> Said:
+    """Connections one after the other; by client port, which worker answered."""
+    workers = {}
+    for _ in range(int(count)):
+        with socket.create_connection((address, int(port))) as sock:
+            sock.sendall(bytes(int(bytes_each)))
+            sock.shutdown(socket.SHUT_WR)
+            answer = sock.recv(4, socket.MSG_WAITALL)
+            assert sock.recv(1) == b""
+            (workers[str(sock.getsockname()[1])],) = struct.unpack("I", answer)
+    return {"client": os.getpid(), "workers": workers}
+
+
+def _hold(address: str, port: str, bytes_sent: str) -> Said:
+    """A connection that has sent, and is answered once the test says so; then it is reset."""
+    with socket.create_connection((address, int(port))) as sock:
+        sock.sendall(bytes(int(bytes_sent)))
+        print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
+        sys.stdin.read()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return {}
+
+
+def _give_up(address: str, port: str) -> Said:
+    """A connection whose peer falls silent; ended when the kernel has given it up."""
+    with socket.create_connection((address, int(port))) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, 1000)
+        print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
+        sys.stdin.readline()
+        sock.sendall(b"is anybody there?")
+        try:
+            sock.recv(1)
+        except TimeoutError:
+            return {}
+    raise AssertionError("the peer has answered")
+
+
+def _connect_in_vain(address: str) -> Said:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, 1200)
+        assert sock.connect_ex((address, 9))
+    return {"client": os.getpid()}
+
+
 _SCENES = {
+    "serve": _serve,
+    "ask": _ask,
+    "hold": _hold,
+    "give-up": _give_up,
+    "connect-in-vain": _connect_in_vain,
     "connection": _connection,
     "client-closes": _client_closes,
     "server-closes": _server_closes,

@@ -26,13 +26,19 @@ class Tun:
             os.write(self.fd, packet)
 
 
+def open_tun(name: str) -> int:
+    """The descriptor of a new tunnel device in this thread's namespace."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+    return fd
+
+
 @contextmanager
 def tun() -> Iterator[Tun]:
     """A tunnel that is up; it goes when its descriptor is closed, so with us."""
     name = unique_name()
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fd = open_tun(name)
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
         HERE.run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
         HERE.run("ip", "link", "set", name, "up")
         yield Tun(name, fd)

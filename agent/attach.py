@@ -3,120 +3,175 @@
 
 Ingress is accounted at native XDP on hardware, and at tc on virtual links, where native XDP
 would cost the sender its segmentation offload.  Egress is always tc.  tc means tcx, or a clsact
-filter where the kernel has no tcx.  What is attached already stays, and at tc we go before it: a
-program's verdict may end the chain, and hide the packet from whatever comes after.
+filter where the kernel has no tcx.  What is attached already stays: beside somebody else's XDP
+program we go to tc, and there before all others, since a program's verdict may end the chain and
+hide the packet from whatever comes after.
 """
 
 import errno
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from agent import libbpf, netlink
-from agent.interfaces import read_counters
-from agent.kernel import Loaded
-from agent.plan import Attached, LoadError, Pins, Plan, Target
+from agent import libbpf
+from agent.interfaces import Interface
+from agent.plan import LoadError, Pins
 
 _XDP_MODES = {"xdp": libbpf.XDP_FLAGS_DRV_MODE, "xdp_generic": libbpf.XDP_FLAGS_SKB_MODE}
 _TCX = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
+_TAKEN = (errno.EBUSY, errno.EEXIST)
+# What drivers say to a program that they cannot take, or not with this configuration.
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE)
+
+
+@dataclass(slots=True)
+class Attached:
+    """Where one interface's programs are; hooks are named as in the ledger."""
+
+    ingress_hook: str
+    egress_hook: str
+    pins: list[Path]
+    is_qdisc_ours: bool = False
 
 
 @dataclass(slots=True)
 class Attachment:
-    """Attaches one plan's programs, and remembers what to say about it."""
+    """Attaches the programs of one network namespace, in which it must be called."""
 
-    plan: Plan
-    loaded: Loaded
+    hook: str  # auto, xdp, xdp-generic, tc
+    tc: str  # auto, tcx, clsact
     pins: Pins
+    programs: Mapping[str, int]  # descriptors
+    netns: str = ""  # sets pins of several namespaces apart
     warnings: list[str] = field(default_factory=list)
-    clsact: dict[int, bool] = field(default_factory=dict)  # see Report
+    _xdp_id: int = field(init=False)
+    _egress_id: int = field(init=False)
 
-    def attach(self, target: Target) -> Attached:
-        """Attach both directions of one interface.
+    def __post_init__(self) -> None:
+        self._xdp_id = libbpf.program_id(self.programs["hook_xdp"])
+        self._egress_id = libbpf.program_id(self.programs["hook_egress"])
+
+    def attach(self, one: Interface) -> Attached:
+        """Attach both directions of one interface; what succeeded is undone where one fails.
 
         Raises:
-            LoadError: the hook that was asked for is taken or unsupported.
+            LoadError: the hook that was asked for is unsupported, or the interface has gone.
         """
-        counters = read_counters().get(target.name)
-        if counters is None:
-            raise LoadError(f"interface {target.name} has gone while the programs were loaded")
-        return Attached(
-            ifindex=target.ifindex,
-            counters=counters,
-            ingress_hook=self._attach_ingress(target),
-            egress_hook=self._attach_tc(target, "egress"),
-        )
-
-    def _attach_ingress(self, target: Target) -> str:
-        match self.plan.hook:
-            case "xdp":
-                return self._attach_xdp(target, "xdp")
-            case "xdp-generic":
-                return self._attach_xdp(target, "xdp_generic")
-            case "auto" if target.is_hardware:
-                return self._attach_xdp_if_possible(target)
-            case _:
-                return self._attach_tc(target, "ingress")
-
-    def _attach_xdp_if_possible(self, target: Target) -> str:
+        attached = Attached("", "", [])
         try:
-            return self._attach_xdp(target, "xdp")
-        except LoadError as error:
-            self.warnings.append(f"{error}; observing {target.name} at tc ingress instead")
-            return self._attach_tc(target, "ingress")
+            attached.ingress_hook = self._attach_ingress(one, attached)
+            attached.egress_hook = self._attach_tc(one, "egress", attached)
+        except LoadError:
+            self.detach(one.ifindex, attached)
+            raise
+        return attached
 
-    def _attach_xdp(self, target: Target, hook: str) -> str:
-        program_fd = self.loaded.programs["hook_xdp"]
+    def foreign_xdp(self, one: Interface) -> int:
+        """The id of an XDP program of somebody else's, 0 for none."""
+        return next((program for program in one.xdp_programs if program != self._xdp_id), 0)
+
+    def is_attached(self, ifindex: int, attached: Attached) -> bool:
+        """Whether it is still the same interface that has this index."""
+        if attached.egress_hook == "clsact":
+            from agent import netlink  # noqa: PLC0415 - pyroute2 takes 18 MB, and few need it
+
+            return netlink.has_filter(ifindex, "egress", owner=self.pins.owner)
         try:
-            fd = libbpf.create_link(
-                program_fd, target.ifindex, libbpf.BPF_XDP, flags=_XDP_MODES[hook]
-            )
+            programs = libbpf.attached_programs(ifindex, libbpf.BPF_TCX_EGRESS)
+        except OSError:  # ENODEV: there is none with this index
+            return False
+        return self._egress_id in programs
+
+    def detach(self, ifindex: int, attached: Attached) -> None:
+        """Detach what was attached; that the interface has gone is fine."""
+        for path in attached.pins:
+            with suppress(FileNotFoundError):
+                libbpf.detach_link(path)
+        if "clsact" in (attached.ingress_hook, attached.egress_hook) or attached.is_qdisc_ours:
+            from agent import netlink  # noqa: PLC0415 - as above
+
+            netlink.detach(ifindex, "ingress", owner=self.pins.owner)
+            netlink.detach(ifindex, "egress", owner=self.pins.owner)
+            if attached.is_qdisc_ours:
+                netlink.remove_clsact_if_unused(ifindex)
+
+    def _attach_ingress(self, one: Interface, attached: Attached) -> str:
+        if self.hook == "tc" or (self.hook == "auto" and not one.is_hardware):
+            return self._attach_tc(one, "ingress", attached)
+        if foreign := self.foreign_xdp(one):
+            return self._attach_beside(one, f"id {foreign}", attached)
+        hook = "xdp_generic" if self.hook == "xdp-generic" else "xdp"
+        try:
+            self._attach_xdp(one, hook, attached)
         except OSError as error:
-            raise LoadError(_explain_xdp(target, hook, error)) from None
-        libbpf.pin(fd, self.pins.link(target.ifindex, "ingress"))
+            if error.errno in _TAKEN:  # since we looked
+                return self._attach_beside(one, "just attached", attached)
+            if self.hook != "auto":
+                raise LoadError(_explain_xdp(one, hook, error)) from None
+            reason = _explain_xdp(one, hook, error)
+            self.warnings.append(f"{reason}; observing {one.full_name} at tc ingress instead")
+            return self._attach_tc(one, "ingress", attached)
         return hook
 
-    def _attach_tc(self, target: Target, direction: str) -> str:
-        if self.plan.tc in ("auto", "tcx"):
-            try:
-                return self._attach_tcx(target, direction)
-            except OSError as error:
-                if self.plan.tc == "tcx" or error.errno != errno.EINVAL:
-                    raise LoadError(
-                        f"cannot attach at tcx {direction} of {target.name}: {error.strerror}"
-                    ) from None
-        return self._attach_clsact(target, direction)
-
-    def _attach_tcx(self, target: Target, direction: str) -> str:
-        program_fd = self.loaded.programs[f"hook_{direction}"]
-        fd = libbpf.create_link(
-            program_fd, target.ifindex, _TCX[direction], flags=libbpf.BPF_F_BEFORE
+    def _attach_beside(self, one: Interface, which: str, attached: Attached) -> str:
+        self.warnings.append(
+            f"{one.full_name} has an XDP program already ({which}), which stays; observing"
+            f" {one.full_name} at tc ingress, where what that program drops is not seen"
         )
-        libbpf.pin(fd, self.pins.link(target.ifindex, direction))
+        return self._attach_tc(one, "ingress", attached)
+
+    def _attach_xdp(self, one: Interface, hook: str, attached: Attached) -> None:
+        program_fd = self.programs["hook_xdp"]
+        fd = libbpf.create_link(program_fd, one.ifindex, libbpf.BPF_XDP, flags=_XDP_MODES[hook])
+        self._pin(fd, one, "ingress", attached)
+
+    def _attach_tc(self, one: Interface, direction: str, attached: Attached) -> str:
+        if self.tc in ("auto", "tcx"):
+            try:
+                return self._attach_tcx(one, direction, attached)
+            except OSError as error:
+                if self.tc == "tcx" or error.errno != errno.EINVAL:
+                    raise LoadError(
+                        f"cannot attach at tcx {direction} of {one.full_name}: {error.strerror}"
+                    ) from None
+        return self._attach_clsact(one, direction, attached)
+
+    def _attach_tcx(self, one: Interface, direction: str, attached: Attached) -> str:
+        program_fd = self.programs[f"hook_{direction}"]
+        fd = libbpf.create_link(program_fd, one.ifindex, _TCX[direction], flags=libbpf.BPF_F_BEFORE)
+        self._pin(fd, one, direction, attached)
         return "tcx"
 
-    def _attach_clsact(self, target: Target, direction: str) -> str:
-        program_fd = self.loaded.programs[f"hook_{direction}"]
+    def _attach_clsact(self, one: Interface, direction: str, attached: Attached) -> str:
+        from agent import netlink  # noqa: PLC0415 - as above
+
+        program_fd = self.programs[f"hook_{direction}"]
+        # An agent of our name that was killed may have left its own.
+        netlink.detach(one.ifindex, direction, owner=self.pins.owner)
         try:
-            was_created = netlink.attach(
-                program_fd, target.ifindex, direction, owner=self.pins.owner
-            )
+            was_created = netlink.attach(program_fd, one.ifindex, direction, owner=self.pins.owner)
         except netlink.RefusedError as error:
             raise LoadError(
-                f"cannot attach at tc {direction} of {target.name}: {error.strerror}"
+                f"cannot attach at tc {direction} of {one.full_name}: {error.strerror}"
             ) from None
-        self.clsact[target.ifindex] = was_created or self.clsact.get(target.ifindex, False)
+        attached.is_qdisc_ours |= was_created
         return "clsact"
 
+    def _pin(self, fd: int, one: Interface, direction: str, attached: Attached) -> None:
+        path = self.pins.link(one.ifindex, direction, netns=self.netns)
+        try:
+            libbpf.pin(fd, path)
+        finally:
+            os.close(fd)
+        attached.pins.append(path)
 
-def _explain_xdp(target: Target, hook: str, error: OSError) -> str:
-    if error.errno == errno.EBUSY:
-        program_id = netlink.xdp_program_id(target.ifindex)
+
+def _explain_xdp(one: Interface, hook: str, error: OSError) -> str:
+    if error.errno in _UNSUPPORTED and hook == "xdp":
         return (
-            f"{target.name} has an XDP program already (id {program_id}), which stays;"
-            " use --hook tc, or detach it"
-        )
-    if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE) and hook == "xdp":
-        return (
-            f"{target.name} does not support native XDP ({error.strerror});"
+            f"{one.full_name} does not support native XDP ({error.strerror});"
             " use --hook tc, or --hook xdp-generic"
         )
-    return f"cannot attach XDP to {target.name}: {error.strerror}"
+    return f"cannot attach XDP to {one.full_name}: {error.strerror}"

@@ -17,6 +17,8 @@ TUNNELS = ("inner", "outer", "both")
 BUFFERS = ("auto", "ring", "perf")
 # Over a gigabyte of kernel memory; who asks for more has mistyped.
 MAX_FLOW_SLOTS = 1 << 24
+# A hook point has 12 bits in a flow's key, and an interface takes four of them.
+MAX_INTERFACES = 1023
 
 CAPTURE = "capture"
 KERNEL = "kernel memory"
@@ -36,10 +38,23 @@ class Config(BrokerOptions):
 
     interface: tuple[str, ...] = option(
         (),
-        "interface to observe, or a pattern such as 'veth*'; repeatable"
-        " (default: all that are up, without lo)",
+        "interface to observe, or a pattern such as 'veth*', whenever one appears; repeatable"
+        " (default: all, without lo)",
         group=CAPTURE,
         metavar="NAME",
+    )
+    exclude_interface: tuple[str, ...] = option(
+        (),
+        "interface not to observe, or a pattern; repeatable",
+        group=CAPTURE,
+        metavar="NAME",
+    )
+    netns: tuple[str, ...] = option(
+        (),
+        "observe the interfaces of this network namespace too: a name of `ip netns`, a process id"
+        " or a path; repeatable",
+        group=CAPTURE,
+        metavar="NETNS",
     )
     hook: str = option(
         "auto",
@@ -132,6 +147,13 @@ class Config(BrokerOptions):
         group=KERNEL,
         metavar="FLOWS",
     )
+    max_interfaces: int = option(
+        250,
+        "interfaces for which there is room, at 512 bytes a CPU each; packets of further ones are"
+        " counted as those of `unknown`",
+        group=KERNEL,
+        metavar="INTERFACES",
+    )
     ring_bytes: int = option(
         1 << 22,
         "size of each event buffer; a power of two",
@@ -177,6 +199,10 @@ class Config(BrokerOptions):
         if self.flow_slots > MAX_FLOW_SLOTS:
             raise ConfigError(
                 f"flow_slots is {self.flow_slots}; the kernel takes at most {MAX_FLOW_SLOTS}"
+            )
+        if not 0 < self.max_interfaces <= MAX_INTERFACES:
+            raise ConfigError(
+                f"max_interfaces is {self.max_interfaces}; it must be 1 to {MAX_INTERFACES}"
             )
         if self.sample < 0:
             raise ConfigError(f"sample is {self.sample}; it must be 0 for none, or more")

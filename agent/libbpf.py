@@ -22,6 +22,8 @@ BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chai
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 
+_MOST_PROGRAMS = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
+
 _Pointer = ctypes.c_void_p
 
 
@@ -56,6 +58,15 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_obj_pin": (ctypes.c_int, ctypes.c_char_p),
     "bpf_link_create": (ctypes.c_int, ctypes.c_int, ctypes.c_int, _Pointer),
     "bpf_link_detach": (ctypes.c_int,),
+    "bpf_obj_get_info_by_fd": (ctypes.c_int, _Pointer, _Pointer),
+    "bpf_prog_query": (
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_uint32,
+        _Pointer,
+        _Pointer,
+        _Pointer,
+    ),
     "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
     "bpf_prog_test_run_opts": (ctypes.c_int, _Pointer),
 }
@@ -123,6 +134,40 @@ def detach_link(path: Path) -> None:
     with opened(path) as fd, suppress(OSError):
         _call("bpf_link_detach", str(path), fd)
     path.unlink()
+
+
+def program_id(program_fd: int) -> int:
+    """The number by which the kernel knows a program."""
+    information = (ctypes.c_uint32 * 2)()  # the head of struct bpf_prog_info: type, id
+    size = ctypes.c_uint32(ctypes.sizeof(information))
+    _call(
+        "bpf_obj_get_info_by_fd",
+        f"fd {program_fd}",
+        program_fd,
+        ctypes.byref(information),
+        ctypes.byref(size),
+    )
+    return int(information[1])
+
+
+def attached_programs(ifindex: int, attach_type: int) -> list[int]:
+    """The ids of the tcx programs of an interface, in the order in which they run.
+
+    ENODEV: there is no such interface in this network namespace.
+    """
+    ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
+    count = ctypes.c_uint32(_MOST_PROGRAMS)
+    _call(
+        "bpf_prog_query",
+        f"ifindex {ifindex}",
+        ifindex,
+        attach_type,
+        0,
+        None,
+        ctypes.byref(ids),
+        ctypes.byref(count),
+    )
+    return list(ids[: count.value])
 
 
 @contextmanager

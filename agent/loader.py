@@ -3,9 +3,9 @@
 
 PID is the agent's.
 
-Reads a plan, compiles, loads, pins, attaches, prints a report and exits.  Pins keep all of it
-alive, and the memory that bcc and LLVM took goes back with this process.  A step that fails
-undoes the ones before it, so that nothing half attached is left.
+Reads a plan, compiles, loads, pins, prints a report and exits.  Pins keep all of it alive, and the
+memory that bcc and LLVM took goes back with this process.  A step that fails undoes the ones before
+it.  Attaching is for the agent, which does it whenever an interface appears.
 """
 
 import ctypes
@@ -14,16 +14,11 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from agent import filesystems, libbpf
-from agent.attach import Attachment
 from agent.detach import detach
 from agent.kernel import Loaded, load, load_source
-from agent.plan import BPFFS, INTERFACE_SLOTS, LoadError, Pins, Plan, Report, Target
+from agent.plan import BPFFS, LoadError, Pins, Plan, Report
 from agent.socket_hooks import SOCKETS, attach_sockets
-from schemas.control import INTERFACE_ENTRY
-from schemas.dtype import dtype_from_layout
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -46,26 +41,14 @@ def _load(plan: Plan) -> Report:
     _ensure_bpffs(BPFFS)
     warnings = _clear_stale(plan)
     plan.pins.make()
-    attachment = None
     try:
         loaded = load(plan)
-        attachment = Attachment(plan, loaded, plan.pins, warnings)
         _pin(plan.pins, loaded)
-        for target in plan.targets:
-            _introduce(target, loaded)
-        attached = tuple(attachment.attach(target) for target in plan.targets)
         has_sockets = _observe_sockets(plan, loaded.buffer, warnings)
     except BaseException:
-        detach(plan.pins, attachment.clsact if attachment else {})
         plan.pins.remove()
         raise
-    return Report(
-        buffer=loaded.buffer,
-        attached=attached,
-        warnings=tuple(attachment.warnings),
-        clsact=attachment.clsact,
-        has_sockets=has_sockets,
-    )
+    return Report(buffer=loaded.buffer, warnings=tuple(warnings), has_sockets=has_sockets)
 
 
 def _observe_sockets(plan: Plan, buffer: str, warnings: list[str]) -> bool:
@@ -90,7 +73,7 @@ def _clear_stale(plan: Plan) -> list[str]:
     """Remove what an agent of the same name left when it was killed; returns what to say of it."""
     if not plan.pins.root.is_dir():
         return []
-    detach(plan.pins, {target.ifindex: False for target in plan.targets})
+    detach(plan.pins)
     plan.pins.remove()
     warning = (
         f"removed what an earlier agent had left under {plan.pin_path};"
@@ -102,15 +85,6 @@ def _clear_stale(plan: Plan) -> list[str]:
 def _pin(pins: Pins, loaded: Loaded) -> None:
     for name, fd in loaded.programs.items():
         libbpf.pin(fd, pins.program(name))
-
-
-def _introduce(target: Target, loaded: Loaded) -> None:
-    """Tell the programs of an interface, before any of them can run there."""
-    entry = np.zeros(1, dtype_from_layout(INTERFACE_ENTRY))
-    for name in ("ifindex", "ingress_point", "egress_point", "link_bytes"):
-        entry[name] = getattr(target, name)
-    key = target.ifindex & (INTERFACE_SLOTS - 1)
-    libbpf.update_element(loaded.maps["interfaces"], key, entry.tobytes())
 
 
 def _ensure_bpffs(path: Path) -> None:

@@ -73,7 +73,7 @@ class DnsReader:
         words = [np.where(is_response, dst, src) for src, dst in zip(*ends, strict=True)]
         words += [np.where(is_response, src, dst) for src, dst in zip(*ends, strict=True)]
         words += [events["protocol"], found["id"], found["query_type"]]
-        words += [points.interface_codes[unpack(LANE, "point", events["lane"])]]
+        words += [points.interfaces(unpack(LANE, "point", events["lane"]))]
         words += [self._hashing.of_names(found["query_name"])]
         times = events["seen_ns"].astype(np.int64)
         return self._exchanges.latencies(self._hashing.keys(words), times, is_response)

@@ -9,8 +9,12 @@ agents among them, and a qdisc that was there before us, stay.
 import errno
 import os
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import wraps
 from ipaddress import ip_address
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +29,29 @@ _ETH_P_ALL = 0x0003
 _PRIORITY = 1
 
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
 class RefusedError(OSError):
     """The kernel refused a filter; errno and strerror say why."""
 
 
+def _in_a_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """*function* where no event loop runs: pyroute2 runs one of its own.
+
+    A thread starts in the network namespace of the one that starts it.
+    """
+
+    @wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> T:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(function, *arguments, **options).result()
+
+    return called
+
+
+@_in_a_thread
 def attach(program_fd: int, ifindex: int, direction: str, *, owner: str) -> bool:
     """Add *owner*'s filter for *direction*; returns whether the qdisc had to be made for it.
 
@@ -71,6 +94,7 @@ def _ensure_clsact(netlink: IPRoute, ifindex: int) -> bool:
     return True
 
 
+@_in_a_thread
 def detach(ifindex: int, direction: str, *, owner: str) -> None:
     """Remove *owner*'s filter for *direction*; one that has gone, or its interface, is fine."""
     with IPRoute() as netlink, suppress(NetlinkError):
@@ -85,6 +109,16 @@ def detach(ifindex: int, direction: str, *, owner: str) -> None:
         )
 
 
+@_in_a_thread
+def has_filter(ifindex: int, direction: str, *, owner: str) -> bool:
+    """Whether *owner*'s filter for *direction* is on the interface that has this index now."""
+    with IPRoute() as netlink, suppress(NetlinkError):
+        filters = netlink.get_filters(index=ifindex, parent=_PARENTS[direction])
+        return any(one["handle"] == _handle(owner) for one in filters)
+    return False
+
+
+@_in_a_thread
 def remove_clsact_if_unused(ifindex: int) -> None:
     """Remove the clsact qdisc that we made, unless somebody has come to use it since."""
     with IPRoute() as netlink, suppress(NetlinkError):
@@ -95,6 +129,7 @@ def remove_clsact_if_unused(ifindex: int) -> None:
             netlink.tc("del", "clsact", ifindex)
 
 
+@_in_a_thread
 def local_addresses() -> NDArray[np.void]:
     """The addresses of this network namespace, 16 bytes each; IPv4 mapped into ::ffff/96.
 
@@ -114,11 +149,3 @@ def local_addresses() -> NDArray[np.void]:
 def _mapped(text: str) -> bytes:
     address = ip_address(text)
     return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
-
-
-def xdp_program_id(ifindex: int) -> int:
-    """The id of the XDP program attached to an interface, 0 for none."""
-    with IPRoute() as netlink:
-        (link,) = netlink.get_links(ifindex)
-        xdp = link.get_attr("IFLA_XDP")
-        return (xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0

@@ -8,7 +8,7 @@ batches.  The order inside matters and is stated where it does.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +16,6 @@ from agent.batch import Batcher
 from agent.clock import Anchor, KernelClock
 from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
-from agent.interfaces import LinkCounters
 from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
 from agent.names import DnsReader, TlsReader
@@ -25,7 +24,7 @@ from agent.perf import PerfBuffer
 from agent.plan import Plan
 from agent.points import HookPoints
 from agent.ring import RingBuffer
-from agent.rows import Rows, joined
+from agent.rows import Rows, copied, joined
 from agent.sockets import SocketBooks, socket_columns
 from agent.surroundings import copies
 from schemas.dns import DNS_EVENT
@@ -106,7 +105,6 @@ class Observer:
         self._hellos = TlsReader(partial(ledger.book_rejected, "tls"))
         self._add_names(plan, buffer)
         self._counted: list[Counted] = []
-        self._gone: set[str] = set()
 
     def _add_names(self, plan: Plan, buffer: str) -> None:
         if plan.dns_ports:
@@ -126,20 +124,19 @@ class Observer:
         if waiting >= _MANY_BYTES:
             yield from self._take_batches(self._clock.anchor())
 
-    def close_interval(
-        self, links: Mapping[str, LinkCounters], *, is_last: bool = False
-    ) -> Iterator[Batch]:
-        """Everything that happened since the last call; *links* is for the ledger."""
+    def close_interval(self, *, is_last: bool = False) -> Iterator[Batch]:
+        """Everything that happened since the last call."""
         self._hellos.is_last = is_last
         anchor = self._clock.anchor()
         # 0. What overflowed, before the flows: a snapshot after it misses those flows, and thereby
         # tells what was reported of them.  What overflows later would be reported twice.
-        overflowed = self._totals.copy()
+        in_use = self._totals[:, : self._points.count]
+        overflowed = copied(in_use)
         # 1. The flows.  What arrives from here on belongs to the next interval.
         counted = self._cache.snapshot()
         self._clock.begin_interval()
         # 2. The totals, after the flows, so that they hold all that the flows hold.
-        totals = self._totals.copy()
+        totals = copied(in_use)
         for name in OVERFLOW_COUNTERS:
             totals[name] = overflowed[name]
         # 3. The evictions that had happened by then, and with them what never came.
@@ -148,12 +145,17 @@ class Observer:
         self._counted.append(counted)
         yield from self._take_batches(anchor)
         yield from self._overflow_batches(totals, lost, anchor)
-        self._warn_of_missing(links)
         if self._owners is not None:
             self._owners.forget_closed(anchor.monotonic_ns - _LATE_NS)
         if self._socket_books is not None:
             self._socket_books.warn_of_lost()
-        yield from self._batch("ledger", self._ledger.close(totals, links, anchor.wall_ns), anchor)
+        yield from self._batch("ledger", self._ledger.close(totals, anchor.wall_ns), anchor)
+        if lost is not None:
+            self._points.settle()
+
+    def batches(self, kind: str, columns: Columns) -> Iterator[Batch]:
+        """Batches of rows that were not written by the kernel."""
+        yield from self._batch(kind, columns, self._clock.anchor())
 
     def _settle_evictions(self) -> Lost | None:
         position = self._evictions.position()
@@ -161,7 +163,7 @@ class Observer:
         while True:
             self._drain_evictions()
             if self._evictions.has_passed(position):
-                return self._cache.take_lost(self._ledger.count)
+                return self._cache.take_lost(self._points.capacity)
             if time.monotonic() > deadline:
                 # Not lost, only late: the next interval knows.
                 return None
@@ -205,12 +207,6 @@ class Observer:
 
     def _batch(self, kind: str, columns: Columns, anchor: Anchor) -> Iterator[Batch]:
         return self._batcher.batches(kind, columns, anchor.as_map())
-
-    def _warn_of_missing(self, links: Mapping[str, object]) -> None:
-        for target in self._points.targets:
-            if target.name not in links and target.name not in self._gone:
-                self._gone.add(target.name)
-                log.warning("interface is gone", extra={"interface": target.name})
 
 
 def _event_buffer(plan: Plan, buffer: str, name: str, layout: Layout) -> "RingBuffer | PerfBuffer":

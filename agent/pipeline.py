@@ -16,24 +16,30 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from agent import libbpf
+from agent.attach import Attachment
+from agent.attachments import Attachments, Books
 from agent.batch import Batcher
 from agent.clock import boot_id, tick_ns
 from agent.config import Config
 from agent.detach import detach
-from agent.interfaces import LinkCounters, list_interfaces, read_counters, select
+from agent.entries import InterfaceTable
+from agent.interfaces import Choice
 from agent.ledger import Ledger
+from agent.links import LinkSocket
 from agent.maps import socket_totals
 from agent.metrics import listen
+from agent.namespaces import Namespace
 from agent.observer import Observer
 from agent.owners import OwnerLookup
 from agent.plan import MAX_POINTS, Plan, Report, pins_of
-from agent.points import HookPoints, number_points
+from agent.points import HookPoints
 from agent.programs import load, sole_agent
 from agent.publisher import Publisher
 from agent.socket_hooks import chosen_cgroup
 from agent.sockets import SocketBooks
 from agent.survey import first_lookup, keep_informed
-from schemas.ledger import HOOKS
+from agent.watch import Attach, Watch
 from service.broker import Broker
 from service.options import host_and_port
 
@@ -42,6 +48,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.02
 # A packet that is being counted on another CPU while we detach is done long before this.
 _LAST_PACKETS_SECONDS = 0.02
+# Two, and two more that wait until what an interface that went had counted is reported.
+_POINTS_OF_ONE = 4
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -51,23 +59,25 @@ async def run(config: Config, stop: asyncio.Event) -> int:
     Raises:
         InterfaceError, LoadError: what was asked for cannot be observed.
     """
-    points = number_points(select(list_interfaces(), config.interface))
-    plan = _plan(config, points)
+    watch = Watch(config.netns, Choice(config.interface, config.exclude_interface))
+    plan = _plan(config)
     _broker(config).connection()  # tells of a bad certificate before anything is attached
     with sole_agent(config.name):
         report = await load(plan)
         try:
-            return await _work(config, plan, points, report, stop)
+            return await _work(config, plan, watch, report, stop)
         finally:
             # However it ended, nothing of ours stays in the kernel.
-            await asyncio.to_thread(detach, plan.pins, report.clsact)
+            await asyncio.to_thread(_detach, watch, plan)
+            watch.close()
             plan.pins.remove()
 
 
 async def _work(
-    config: Config, plan: Plan, points: HookPoints, report: Report, stop: asyncio.Event
+    config: Config, plan: Plan, watch: Watch, report: Report, stop: asyncio.Event
 ) -> int:
-    ledger = Ledger(points, _hooks(points, report), _links(points, report), time.time_ns())
+    points = HookPoints(plan.hook_points)
+    ledger = Ledger(points, time.time_ns())
     batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
     owners = await first_lookup() if config.owners == "yes" else None
     socket_books = SocketBooks(socket_totals(plan)) if report.has_sockets else None
@@ -84,22 +94,34 @@ async def _work(
     if config.metrics_listen:
         address = host_and_port(config.metrics_listen, "metrics_listen")
         listen(*address, ledger, publisher, owners=owners, sockets=socket_books)
+    _log_start(report, plan.cgroup)
+    watch.begin(_attach(config, plan, Books(points, ledger, watch.chronicle)))
+    log.info(
+        "agent ready",
+        extra={
+            "pid": os.getpid(),
+            "interfaces": len(watch.interfaces),
+            "buffer": report.buffer,
+        },
+    )
     publisher.start()
-    # Said last: only now is there somebody to read what the programs write into perf buffers.
-    _log_start(points, report, plan.cgroup)
     async with _informed(owners):
-        await _observe(observer, publisher, config.interval, stop)
-    await asyncio.to_thread(detach, plan.pins, report.clsact)
-    links = read_counters()
+        await _observe(observer, publisher, watch, stop, interval=config.interval)
+    watch.stop()
+    await asyncio.to_thread(_detach, watch, plan)
     await asyncio.sleep(_LAST_PACKETS_SECONDS)
-    for batch in observer.close_interval(links, is_last=True):
-        publisher.add(batch)
+    _close_interval(observer, publisher, watch, is_last=True)
     left = await publisher.stop(config.stop_timeout)
     log.info(
         "agent stopped",
         extra={"published_rows": publisher.published_rows_total, "lost_rows": left},
     )
     return left
+
+
+def _detach(watch: Watch, plan: Plan) -> None:
+    watch.detach()
+    detach(plan.pins)
 
 
 @asynccontextmanager
@@ -122,12 +144,13 @@ def _broker(config: Config) -> Broker:
 
 
 async def _observe(
-    observer: Observer, publisher: Publisher, interval: float, stop: asyncio.Event
+    observer: Observer, publisher: Publisher, watch: Watch, stop: asyncio.Event, *, interval: float
 ) -> None:
     due = time.monotonic() + interval
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+        watch.tick()
         publisher.raise_if_failed()
         if not publisher.has_room:
             # Leave everything in the kernel: it counts on, and only detail can be lost.
@@ -136,21 +159,50 @@ async def _observe(
             publisher.add(batch)
         if time.monotonic() >= due:
             due = max(due + interval, time.monotonic())
-            for batch in observer.close_interval(read_counters()):
-                publisher.add(batch)
+            watch.close_interval()
+            _close_interval(observer, publisher, watch)
 
 
-def _plan(config: Config, points: HookPoints) -> Plan:
+def _close_interval(
+    observer: Observer, publisher: Publisher, watch: Watch, *, is_last: bool = False
+) -> None:
+    for batch in observer.close_interval(is_last=is_last):
+        publisher.add(batch)
+    if (columns := watch.chronicle.take()) is not None:
+        for batch in observer.batches("interface", columns):
+            publisher.add(batch)
+
+
+def _attach(config: Config, plan: Plan, books: Books) -> Attach:
+    choice = Choice(config.interface, config.exclude_interface)
+
+    def attach(namespace: Namespace, links: LinkSocket) -> Attachments:
+        programs = {
+            name: libbpf.open_pinned(plan.pins.program(name))
+            for name in ("hook_xdp", "hook_ingress", "hook_egress")
+        }
+        return Attachments(
+            namespace,
+            links,
+            attachment=Attachment(
+                config.hook, config.tc, plan.pins, programs, netns=namespace.pin_prefix
+            ),
+            table=InterfaceTable(plan.pins.map("interfaces")),
+            choice=choice,
+            books=books,
+        )
+
+    return attach
+
+
+def _plan(config: Config) -> Plan:
     cpus = _possible_cpus()
     return Plan(
         pin_path=str(pins_of(config.name).root),
-        targets=points.targets,
-        hook=config.hook,
-        tc=config.tc,
         buffer=config.buffer,
         cpus=cpus,
         slots_per_cpu=_power_of_two(max(config.flow_slots // cpus, 4)),
-        hook_points=min(MAX_POINTS, _power_of_two(len(points.directions))),
+        hook_points=min(MAX_POINTS, _power_of_two(_POINTS_OF_ONE * config.max_interfaces)),
         ring_bytes=config.ring_bytes,
         sample_one_in=config.sample,
         sample_first=config.sample_first == "yes",
@@ -184,21 +236,7 @@ def _possible_cpus() -> int:
     return int(_POSSIBLE_CPUS.read_text().strip().rpartition("-")[2].rpartition(",")[2]) + 1
 
 
-def _hooks(points: HookPoints, report: Report) -> dict[int, int]:
-    attached = {one.ifindex: one for one in report.attached}
-    hooks = {}
-    for target in points.targets:
-        hooks[target.ingress_point] = HOOKS[attached[target.ifindex].ingress_hook]
-        hooks[target.egress_point] = HOOKS[attached[target.ifindex].egress_hook]
-    return hooks
-
-
-def _links(points: HookPoints, report: Report) -> dict[str, LinkCounters]:
-    names = {target.ifindex: target.name for target in points.targets}
-    return {names[one.ifindex]: one.counters for one in report.attached}
-
-
-def _log_start(points: HookPoints, report: Report, cgroup: str) -> None:
+def _log_start(report: Report, cgroup: str) -> None:
     for warning in report.warnings:
         log.warning(warning)
     if platform.machine() != "x86_64":
@@ -206,17 +244,5 @@ def _log_start(points: HookPoints, report: Report, cgroup: str) -> None:
             "counts are exact on x86_64 only: this processor may reorder what we read",
             extra={"machine": platform.machine()},
         )
-    names = {target.ifindex: target.name for target in points.targets}
-    for one in report.attached:
-        log.info(
-            "observing",
-            extra={
-                "interface": names[one.ifindex],
-                "ingress": one.ingress_hook,
-                "egress": one.egress_hook,
-                "buffer": report.buffer,
-            },
-        )
     if report.has_sockets:
         log.info("observing sockets", extra={"cgroup": cgroup})
-    log.info("agent ready", extra={"pid": os.getpid()})

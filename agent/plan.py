@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from agent.interfaces import LinkCounters
-
 BPFFS = Path("/sys/fs/bpf")
 _ROOT = BPFFS / "hookline"
-INTERFACE_SLOTS = 1 << 14
+# Of 16 bytes; a quarter full at most, so that every interface finds a place.
+INTERFACE_SLOTS = 1 << 13
 # Point 0 books what met no known interface.
 FIRST_POINT = 1
 MAX_POINTS = 4096
@@ -29,25 +28,10 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One interface to observe, and the hook points that its two directions have."""
-
-    name: str
-    ifindex: int
-    link_bytes: int
-    is_hardware: bool
-    ingress_point: int
-    egress_point: int
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything the loader needs to know."""
 
     pin_path: str
-    targets: tuple[Target, ...]
-    hook: str  # auto, xdp, xdp-generic, tc
-    tc: str  # auto, tcx, clsact
     buffer: str  # auto, ring, perf
     cpus: int
     slots_per_cpu: int
@@ -77,21 +61,9 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Self:
         content = json.loads(text)
-        content["targets"] = tuple(Target(**target) for target in content["targets"])
         content["vxlan_ports"] = tuple(content["vxlan_ports"])
         content["dns_ports"] = tuple(content["dns_ports"])
         return cls(**content)
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """Where one interface's programs ended up; hooks are named as in the ledger."""
-
-    ifindex: int
-    ingress_hook: str
-    egress_hook: str
-    # The interface's own counters, read just before it was attached to.
-    counters: LinkCounters
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +71,7 @@ class Report:
     """What the loader did."""
 
     buffer: str
-    attached: tuple[Attached, ...]
     warnings: tuple[str, ...]
-    # Interfaces that have our clsact filters, and whether their qdisc was made for them.
-    clsact: dict[int, bool]
     has_sockets: bool = False
 
     def to_json(self) -> str:
@@ -111,16 +80,7 @@ class Report:
     @classmethod
     def from_json(cls, text: str) -> Self:
         content = json.loads(text)
-        return cls(
-            buffer=content["buffer"],
-            attached=tuple(
-                Attached(**{**one, "counters": LinkCounters(**one["counters"])})
-                for one in content["attached"]
-            ),
-            warnings=tuple(content["warnings"]),
-            clsact={int(ifindex): created for ifindex, created in content["clsact"].items()},
-            has_sockets=content["has_sockets"],
-        )
+        return cls(**{**content, "warnings": tuple(content["warnings"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +100,10 @@ class Pins:
     def program(self, name: str) -> Path:
         return self.root / "programs" / name
 
-    def link(self, ifindex: int, direction: str) -> Path:
-        return self.root / "links" / f"{direction}-{ifindex}"
+    def link(self, ifindex: int, direction: str, *, netns: str = "") -> Path:
+        """Of an interface in this network namespace, or in one with a number of its own."""
+        where = f"{netns}-{ifindex}" if netns else str(ifindex)
+        return self.root / "links" / f"{direction}-{where}"
 
     def cgroup_link(self, program: str) -> Path:
         return self.root / "links" / program

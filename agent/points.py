@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hook points: the small numbers by which the kernel programs know interface and direction."""
+"""Hook points: the small numbers by which the kernel programs know interface and direction.
 
-from collections.abc import Sequence
+An interface takes a pair of them and gives it back when it goes.  The flow cache deletes nothing,
+so slots, events in the buffers and packets in flight may still name a pair that was given back:
+it waits until whole intervals have reported all of that under its old name.  Slots that hold its
+flows after that harm nobody: only what they count from then on is reported again.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,74 +15,111 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.interfaces import Interface
-from agent.plan import FIRST_POINT, INTERFACE_SLOTS, MAX_POINTS, LoadError, Target
+from agent.plan import FIRST_POINT
 from schemas.fields import DIRECTIONS
 from schemas.wire import Names
 
-# Packets of an interface that nobody told the programs of are booked under this name.
+# Packets of an interface that has no points are booked under this name.
 UNKNOWN = "unknown"
+# The first whole interval after it was given back reports all that a pair has counted.  A second
+# one leaves time to a record that another CPU was still writing.
+_INTERVALS_TO_SETTLE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class HookPoints:
-    """Interface and direction of every hook point, as tables to look columns up in."""
+class Pair:
+    """The two points of one interface."""
 
-    targets: tuple[Target, ...]
-    names: tuple[str, ...]
-    interface_codes: NDArray[Any]  # by point: index into names
-    directions: NDArray[np.uint8]  # by point
+    ingress: int
+    egress: int
+
+
+class HookPoints:
+    """Interface and direction of every hook point; the kernel has *capacity* points."""
+
+    def __init__(self, capacity: int) -> None:
+        self.directions = np.full(capacity, DIRECTIONS["ingress"], np.uint8)
+        self.directions[FIRST_POINT + 1 :: 2] = DIRECTIONS["egress"]
+        pairs = (capacity - FIRST_POINT) // 2
+        self._free = [
+            Pair(point, point + 1)
+            for point in range(FIRST_POINT + 2 * (pairs - 1), FIRST_POINT - 1, -2)
+        ]
+        self._taken: dict[Pair, str] = {}
+        self._settling: dict[Pair, int] = {}
+        # By half of the point; replaced, never changed, since batches keep it.
+        self._names: tuple[str, ...] = (UNKNOWN,)
+
+    @property
+    def capacity(self) -> int:
+        return len(self.directions)
+
+    @property
+    def count(self) -> int:
+        """One more than the highest point that was ever in use."""
+        return FIRST_POINT + 2 * (len(self._names) - 1)
+
+    @property
+    def taken(self) -> dict[Pair, str]:
+        """The pairs in use, with the full names of their interfaces."""
+        return self._taken
+
+    @property
+    def settling(self) -> Iterable[Pair]:
+        """The pairs that were given back and may still have something to report."""
+        return self._settling.keys()
+
+    def take(self, name: str) -> Pair | None:
+        """A pair for the interface of that full name; None while all are in use."""
+        if not self._free:
+            return None
+        # Low ones first: what is never used is never looked at.
+        pair = self._free.pop()
+        self.rename(pair, name)
+        return pair
+
+    def rename(self, pair: Pair, name: str) -> None:
+        """Correct the name of a pair of which nothing has been reported yet."""
+        self._taken[pair] = name
+        number = _number(pair)
+        names = [*self._names, *[""] * (number + 1 - len(self._names))]
+        names[number] = name
+        self._names = tuple(names)
+
+    def give_back(self, pair: Pair) -> None:
+        """Its interface has gone, or has another pair now; nothing sends its packets here."""
+        del self._taken[pair]
+        self._settling[pair] = _INTERVALS_TO_SETTLE
+
+    def settle(self) -> None:
+        """An interval has ended whose rows hold all that was counted before its snapshot."""
+        left = {pair: intervals - 1 for pair, intervals in self._settling.items()}
+        self._settling = {pair: intervals for pair, intervals in left.items() if intervals}
+        self._free += [pair for pair, intervals in left.items() if not intervals]
+        self._free.sort(key=_number, reverse=True)
+
+    def interfaces(self, points: NDArray[Any]) -> NDArray[Any]:
+        """A number for the interface of each of *points*, the same for both directions."""
+        return (points + 1) // 2
 
     def columns(self, points: NDArray[Any]) -> dict[str, Any]:
         """The columns `interface` and `direction` of rows at *points*."""
+        codes = self.interfaces(points).astype(
+            np.uint8 if len(self._names) <= 256 else np.dtype("<u2")
+        )
         return {
-            "interface": Names(self.interface_codes[points], self.names),
+            "interface": Names(codes, self._names),
             "direction": self.directions[points],
         }
 
 
+def _number(pair: Pair) -> int:
+    return (pair.ingress + 1) // 2
+
+
 def number_points(interfaces: Sequence[Interface]) -> HookPoints:
-    """Give each interface two points, ingress before egress.
-
-    Raises:
-        LoadError: there are more interfaces than points, or two that the programs cannot tell
-            apart.
-    """
-    most = (MAX_POINTS - FIRST_POINT) // 2
-    if len(interfaces) > most:
-        raise LoadError(
-            f"{len(interfaces)} interfaces are too many for one agent, which observes {most};"
-            " choose some with --interface"
-        )
-    _refuse_shared_entries(interfaces)
-    targets = tuple(
-        Target(
-            name=one.name,
-            ifindex=one.ifindex,
-            link_bytes=one.link_bytes,
-            is_hardware=one.is_hardware,
-            ingress_point=FIRST_POINT + 2 * number,
-            egress_point=FIRST_POINT + 2 * number + 1,
-        )
-        for number, one in enumerate(interfaces)
-    )
-    count = FIRST_POINT + 2 * len(targets)
-    codes = np.zeros(count, np.uint8 if len(targets) < 256 else np.dtype("<u2"))
-    directions = np.full(count, DIRECTIONS["ingress"], np.uint8)
-    for code, target in enumerate(targets, start=1):
-        codes[[target.ingress_point, target.egress_point]] = code
-        directions[target.egress_point] = DIRECTIONS["egress"]
-    names = (UNKNOWN, *(target.name for target in targets))
-    return HookPoints(targets, names, codes, directions)
-
-
-def _refuse_shared_entries(interfaces: Sequence[Interface]) -> None:
-    """The programs find an interface by its index modulo the number of entries."""
-    by_entry: dict[int, Interface] = {}
+    """Points of which each of *interfaces* has a pair, and no more."""
+    points = HookPoints(FIRST_POINT + 2 * len(interfaces))
     for one in interfaces:
-        other = by_entry.setdefault(one.ifindex % INTERFACE_SLOTS, one)
-        if other is not one:
-            raise LoadError(
-                f"interfaces {other.name} and {one.name} have indexes ({other.ifindex},"
-                f" {one.ifindex}) that are equal modulo {INTERFACE_SLOTS};"
-                " observe them with two agents of different --name"
-            )
+        points.take(one.full_name)
+    return points

@@ -56,9 +56,6 @@ def a_plan(
     """A plan with a name of its own that attaches nothing."""
     return Plan(
         pin_path=str(pins_of(f"hlb{os.getpid()}-{secrets.token_hex(3)}").root),
-        targets=(),
-        hook="auto",
-        tc="auto",
         buffer=buffer,
         cpus=CPUS,
         slots_per_cpu=slots_per_cpu,

@@ -31,22 +31,40 @@
 
 #define TC_ACT_UNSPEC (-1) /* let the next program decide; also tcx's TCX_NEXT */
 
-/* The entry of an interface; NULL where the agent has told us nothing of it. */
-static __always_inline struct interface_entry *interface_of(u32 ifindex)
-{
-	u32 index = ifindex & (INTERFACE_SLOTS - 1);
-	struct interface_entry *entry = interfaces.lookup(&index);
+/* Spreads indexes over the table's second places; also in agent/entries.py. */
+#define SPREAD 0x9e3779b1U
 
-	return entry && entry->ifindex == ifindex ? entry : NULL;
+/* A copy of the entry at one place of the table.  Index and points are one word, read at once. */
+static __always_inline struct interface_entry entry_at(u32 place)
+{
+	struct interface_entry *entry = interfaces.lookup(&place), copy = {};
+
+	if (entry) {
+		*(u64_of_fields *)&copy = *(volatile u64_of_fields *)entry;
+		copy.link_bytes = entry->link_bytes;
+	}
+	return copy;
+}
+
+/* What the agent has told us of an interface; point 0 and Ethernet where that is nothing. */
+static __always_inline struct interface_entry interface_of(u32 ifindex)
+{
+	struct interface_entry entry = entry_at(ifindex & (INTERFACE_SLOTS - 1));
+
+	if (entry.ifindex != ifindex)
+		entry = entry_at((u64)(u32)(ifindex * SPREAD) * INTERFACE_SLOTS >> 32);
+	if (entry.ifindex != ifindex)
+		entry = (struct interface_entry){.link_bytes = sizeof(struct ethernet_header)};
+	return entry;
 }
 
 static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff *skb,
 					   bool is_egress)
 {
-	struct interface_entry *entry = interface_of(skb->ifindex);
+	struct interface_entry entry = interface_of(skb->ifindex);
 
-	frame->link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
-	frame->point = !entry ? 0 : is_egress ? entry->egress_point : entry->ingress_point;
+	frame->link_bytes = entry.link_bytes;
+	frame->point = is_egress ? entry.egress_point : entry.ingress_point;
 	frame->bytes = skb->len;
 	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
 	frame->has_aside_tag = skb->vlan_present;
@@ -57,10 +75,10 @@ static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff
 
 static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *xdp)
 {
-	struct interface_entry *entry = interface_of(xdp->ingress_ifindex);
+	struct interface_entry entry = interface_of(xdp->ingress_ifindex);
 
-	frame->link_bytes = entry ? entry->link_bytes : sizeof(struct ethernet_header);
-	frame->point = entry ? entry->ingress_point : 0;
+	frame->link_bytes = entry.link_bytes;
+	frame->point = entry.ingress_point;
 	frame->bytes = (u64)xdp->data_end - xdp->data;
 }
 

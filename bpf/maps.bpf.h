@@ -21,7 +21,7 @@ SHARED_ARRAY(flow_origins, struct flow_origin, CPUS *SLOTS_PER_CPU);
 SHARED_ARRAY(contexts, struct flow_context, CPUS *CONTEXTS_PER_CPU);
 /* Key: CPU * HOOK_POINTS + hook point.  Point 0 books what met no known interface. */
 SHARED_ARRAY(totals, struct hook_totals, CPUS *HOOK_POINTS);
-/* Key: ifindex modulo INTERFACE_SLOTS.  The agent writes, before a program is attached. */
+/* Key: one of two places of an ifindex, see interface_of.  The agent writes, before it attaches. */
 SHARED_ARRAY(interfaces, struct interface_entry, INTERFACE_SLOTS);
 /* One entry: hook_clock writes the readings, the agent writes interval_jiffies. */
 SHARED_ARRAY(agent_clock, struct agent_clock, 1);

@@ -216,3 +216,26 @@ ORDER BY (time, node, interface, direction)
 TTL toDateTime(time) + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'The books of one interface and direction over one interval: everything is accounted for.';
+
+CREATE TABLE IF NOT EXISTS hookline.interfaces
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `interface` LowCardinality(String) COMMENT 'name of the network interface; `netns/name` in another network namespace' CODEC(ZSTD(1)),
+    `event` Enum8('attached' = 1, 'changed' = 2, 'detached' = 3, 'gone' = 4) COMMENT '`attached`: counted from here on; `changed`: one of these columns has; `detached`: the agent let go of it; `gone`: it has vanished' CODEC(ZSTD(1)),
+    `netns` LowCardinality(String) COMMENT 'network namespace as it was given with --netns, empty for our own' CODEC(ZSTD(1)),
+    `ifindex` UInt32 COMMENT 'its index, which is unique within its network namespace' CODEC(ZSTD(1)),
+    `mac` LowCardinality(String) COMMENT 'link-layer address, empty where it has none' CODEC(ZSTD(1)),
+    `kind` LowCardinality(String) COMMENT 'veth, vxlan, bridge... as `ip link` calls it; `physical`, `loopback`' CODEC(ZSTD(1)),
+    `mtu` UInt32 COMMENT 'largest packet in bytes, without the link header' CODEC(ZSTD(1)),
+    `link_bytes` UInt8 COMMENT 'length of the link header: 14 for Ethernet, 0 for bare IP' CODEC(ZSTD(1)),
+    `ingress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4) COMMENT 'where packets received are counted' CODEC(ZSTD(1)),
+    `egress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4) COMMENT 'where packets sent are counted' CODEC(ZSTD(1)),
+    `foreign_xdp` UInt32 COMMENT 'id of somebody else\'s XDP program on it, 0 for none' CODEC(ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (time, node, interface)
+TTL toDateTime(time) + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+COMMENT 'An interface that was attached to, has changed, or is observed no more.';

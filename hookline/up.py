@@ -22,7 +22,8 @@ from pathlib import Path
 
 from agent.config import HOOKS
 from agent.detach import detach
-from agent.interfaces import InterfaceError, list_interfaces, select
+from agent.interfaces import Choice, InterfaceError
+from agent.links import list_interfaces
 from agent.plan import pins_of
 from hookline.arguments import port_number, seconds_in
 from hookline.backlog import GROUP, until_stored
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail("loading eBPF programs needs root; run it with sudo", code=1)
     try:
         # The agent says the same, but only once everything else has started.
-        select(list_interfaces(), arguments.interface)
+        Choice(tuple(arguments.interface)).check(list_interfaces())
     except InterfaceError as error:
         return _fail(str(error), code=2)
     place = Place(arguments.data.resolve())
@@ -254,7 +255,7 @@ class _Up:
         """Remove the programs of an agent that was killed, which stay attached else."""
         self._live.tell("agent: killed; what it had counted and not yet published is lost")
         pins = pins_of(self._agent_name)
-        detach(pins, {})
+        detach(pins)
         pins.remove()
 
 

@@ -14,6 +14,7 @@ from schemas.flow import (
     LANE,
     SHAPES,
 )
+from schemas.interface import INTERFACE
 from schemas.ledger import HOOK_TOTALS, LEDGER
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS
 from schemas.socket import (
@@ -27,7 +28,7 @@ from schemas.socket import (
 )
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER)
+RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, INTERFACE)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,

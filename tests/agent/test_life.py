@@ -18,6 +18,7 @@ from tests.lab.foreign import foreign_tc_program, foreign_xdp_program
 from tests.lab.links import HERE, End, link
 from tests.lab.published import read_published
 from tests.lab.traffic import ping, udp_burst
+from tests.lab.tun import tun
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
@@ -81,24 +82,29 @@ def test_somebody_without_the_rights_is_told_how_to_get_them():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_foreign_xdp_program_is_respected(wire):
-    with foreign_xdp_program(wire.near) as foreign:
-        started = Agent("--interface", wire.near.name, "--hook", "xdp")
-        code = started.wait()
+@pytest.mark.parametrize("hook", ["xdp", "xdp-generic", "auto"])
+def test_beside_a_foreign_xdp_program_an_interface_is_observed_at_tc_with_a_warning(wire, hook):
+    flags = ("--interface", wire.near.name, "--hook", hook, "--stop-timeout", "0.1")
+    with foreign_xdp_program(wire.near) as foreign, agent(*flags) as observed:
+        assert links_of(observed) == sorted(
+            f"{direction}-{wire.near.ifindex}" for direction in ("ingress", "egress")
+        )
+        observed.stop()
 
-        assert code == 1
-        assert len(started.lines) == 1
-        assert "has an XDP program already (id " in started.said
         assert foreign.is_attached
-        assert not started.pins.exists()
+    assert "ingress=tcx" in observed.said
+    if hook != "auto":
+        assert f"{wire.near.name} has an XDP program already (id " in observed.said
 
 
 def test_of_two_interfaces_neither_is_observed_when_one_cannot_be(lab):
-    with link() as free, link() as taken, foreign_xdp_program(taken.near):
-        names = ("--interface", free.near.name, "--interface", taken.near.name)
+    with link() as free, tun() as cannot:
+        # A tunnel has no native XDP.
+        names = ("--interface", free.near.name, "--interface", cannot.name)
         started = Agent(*names, "--hook", "xdp")
 
         assert started.wait() == 1
+        assert f"{cannot.name} does not support native XDP" in started.lines[-1]
         assert "xdp" not in programs_on(free.near)
         assert not started.pins.exists()
 

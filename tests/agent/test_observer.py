@@ -69,7 +69,7 @@ class Books:
         points = number_points(
             [Interface("veth0", 7, is_up=True, link_bytes=14, is_hardware=False)]
         )
-        self.ledger = Ledger(points, {1: 3, 2: 3}, {}, 0)
+        self.ledger = Ledger(points, 0)
         observer = Observer.__new__(Observer)
         observer._points = points
         observer._batcher = Batcher("node", "boot", "run")
@@ -81,14 +81,14 @@ class Books:
         observer._clock = Clock(self.pass_by, self.kernel)
         observer._evictions = Evictions(self.pass_by, self.kernel)
         observer._hellos = TlsReader(lambda _: None)
-        observer._counted, observer._events, observer._gone = [], [], set()
+        observer._counted, observer._events = [], []
         observer._socket_books = None
         self.observer = observer
 
     def close(self, *, after_snapshot: Packets = (), after_totals: Packets = ()) -> None:
         self.pass_by["after the snapshot"] = list(after_snapshot)
         self.pass_by["after the totals"] = list(after_totals)
-        for batch in self.observer.close_interval({}):
+        for batch in self.observer.close_interval():
             if batch.kind == "flow":
                 self.packets += int(batch.columns["packets"].sum())
                 self.bytes += int(batch.columns["bytes"].sum())

@@ -85,9 +85,6 @@ def loaded(
     pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
     plan = Plan(
         pin_path=str(pins.root),
-        targets=(),
-        hook="auto",
-        tc="auto",
         buffer=buffer,
         cpus=_POSSIBLE_CPUS,
         slots_per_cpu=slots_per_cpu,

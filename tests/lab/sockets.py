@@ -73,9 +73,6 @@ def socket_events(
     pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
     plan = Plan(
         pin_path=str(pins.root),
-        targets=(),
-        hook="auto",
-        tc="auto",
         buffer=buffer,
         cpus=os.cpu_count(),
         slots_per_cpu=4,

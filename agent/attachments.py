@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep the programs attached to the interfaces of one network namespace that shall be observed.
+
+`examine` looks at one interface as it is now, whatever was heard of it: it may have come, gone,
+changed, or become another one of the same index or name.  So no order of messages matters, and
+none that was missed.
+
+An interface's packets are booked at the pair of hook points that stands in the programs' table.
+The entry is there before the programs are attached, so that the first packet has it.  One that is
+renamed takes another pair: what was counted under the old name is reported under the old name.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from agent.attach import Attached, Attachment
+from agent.chronicle import Chronicle
+from agent.entries import InterfaceTable
+from agent.interfaces import Choice, Interface
+from agent.ledger import Ledger
+from agent.links import LinkSocket
+from agent.namespaces import Namespace
+from agent.plan import LoadError
+from agent.points import HookPoints, Pair
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What is kept of interfaces, of whatever namespace."""
+
+    points: HookPoints
+    ledger: Ledger
+    chronicle: Chronicle
+
+
+@dataclass(slots=True)
+class _Observed:
+    """An interface that is attached to, as it was last told."""
+
+    one: Interface
+    attached: Attached
+    pair: Pair | None
+    foreign_xdp: int
+
+    @property
+    def told(self) -> tuple[object, ...]:
+        """What a `changed` row would tell."""
+        one = self.one
+        return one.full_name, one.mac, one.kind, one.mtu, one.link_bytes, self.foreign_xdp
+
+
+class Attachments:
+    """The interfaces that are observed in one namespace."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        links: LinkSocket,
+        *,
+        attachment: Attachment,
+        table: InterfaceTable,
+        choice: Choice,
+        books: Books,
+    ) -> None:
+        self._namespace = namespace
+        self._links = links
+        self._attachment = attachment
+        self._table = table
+        self._choice = choice
+        self._books = books
+        self._observed: dict[int, _Observed] = {}
+        # Down when we came: they are waited for.  One that appears later is attached to at once,
+        # before it is up, so that not even its first packet is missed.
+        self._asleep: set[int] = set()
+        # What could not be attached to, as it was then; tried again once it has changed.
+        self._refused: dict[int, tuple[str, bool, int]] = {}
+
+    @property
+    def interfaces(self) -> list[Interface]:
+        """Those that are observed."""
+        return [observed.one for observed in self._observed.values()]
+
+    def begin(self, *, is_start: bool) -> None:
+        """Attach to all that shall be observed and are up.
+
+        Raises:
+            LoadError: one of them cannot be attached to, and the agent is only starting.
+        """
+        for one in self._links.all():
+            if not one.is_up:
+                self._asleep.add(one.ifindex)
+            elif is_start:
+                self._attach_if_chosen(one)
+            else:
+                self._try_to_attach(one)
+
+    def heard(self) -> None:
+        """Look at every interface of which the kernel has said something."""
+        changed = self._links.changed()
+        if changed is None:
+            log.warning("more interfaces changed than could be told; looking at all of them")
+            changed = {one.ifindex: None for one in self._links.all()}
+            changed |= {ifindex: observed.one for ifindex, observed in self._observed.items()}
+        for ifindex, last_words in changed.items():
+            self.examine(ifindex, last_words)
+
+    def examine(self, ifindex: int, last_words: Interface | None = None) -> None:
+        """Do what the interface of that index asks for; *last_words* of one that has gone."""
+        one = self._links.one(ifindex)
+        observed = self._observed.get(ifindex)
+        if observed and one is None and last_words is None:
+            return  # its last words are on their way
+        if observed and (one is None or not self._is_attached(observed)):
+            self._let_go(observed, "gone", last_words or observed.one)
+            observed = None
+        if one is None:
+            self._asleep.discard(ifindex)
+            self._refused.pop(ifindex, None)
+        elif observed:
+            self._update(observed, one)
+        elif one.is_up or ifindex not in self._asleep:
+            self._asleep.discard(ifindex)
+            self._try_to_attach(one)
+
+    def close_interval(self) -> None:
+        """Note what the interfaces have counted, and whatever the kernel does not tell of."""
+        now = {one.ifindex: one for one in self._links.all()}
+        for ifindex, observed in list(self._observed.items()):
+            one = now.get(ifindex)
+            if one is None or (one.name, one.mac) != (observed.one.name, observed.one.mac):
+                self.examine(ifindex, observed.one)
+                continue
+            self._update(observed, one)
+            if observed.pair:
+                self._books.ledger.note_link(observed.pair, one.counters)
+            else:
+                self._give_points(observed)
+        for ifindex, one in now.items():
+            if ifindex not in self._observed and one.is_up:
+                self._try_to_attach(one)
+
+    def end(self, event: str = "detached") -> None:
+        """Detach from everything."""
+        now = {one.ifindex: one for one in self._links.all()}
+        for ifindex, observed in list(self._observed.items()):
+            self._let_go(observed, event, now.get(ifindex, observed.one))
+
+    def _try_to_attach(self, one: Interface) -> None:
+        state = (one.name, one.is_up, one.mtu)
+        if self._refused.get(one.ifindex) == state:
+            return
+        self._refused.pop(one.ifindex, None)
+        try:
+            self._attach_if_chosen(one)
+        except LoadError as error:
+            if self._links.one(one.ifindex) is not None:
+                self._refused[one.ifindex] = state
+                log.warning("not observed: %s", error)
+
+    def _attach_if_chosen(self, one: Interface) -> None:
+        if not self._choice.takes(one):
+            return
+        pair = self._books.points.take(one.full_name)
+        observed = _Observed(one, Attached("", "", []), pair, 0)
+        if pair and not self._table.set(one.ifindex, pair, one.link_bytes):
+            self._take_points(observed)
+        try:
+            observed.attached = self._namespace.call(lambda: self._attachment.attach(one))
+        except LoadError:
+            self._take_points(observed)
+            raise
+        finally:
+            self._say_warnings()
+        self._confirm(observed)
+
+    def _confirm(self, observed: _Observed) -> None:
+        """Begin the books of what was attached to, which may be another than what was seen."""
+        before = observed.one
+        now = self._links.one(before.ifindex)
+        if now is None or not self._is_attached(observed):
+            # It went at once; nobody knows what it was.
+            self._detach(observed)
+            self._take_points(observed)
+            return
+        observed.one = now
+        observed.foreign_xdp = self._attachment.foreign_xdp(now)
+        self._observed[now.ifindex] = observed
+        if pair := observed.pair:
+            self._books.points.rename(pair, now.full_name)
+            self._table.set(now.ifindex, pair, now.link_bytes)
+            is_same = (before.name, before.mac) == (now.name, now.mac)
+            self._open(observed, pair, before if is_same else now)
+        else:
+            log.warning(
+                "no hook points are left; counted as unknown, consider more --max-interfaces",
+                extra={"interface": now.full_name},
+            )
+        self._tell("attached", observed)
+        log.info(
+            "observing",
+            extra={
+                "interface": now.full_name,
+                "ingress": observed.attached.ingress_hook,
+                "egress": observed.attached.egress_hook,
+            },
+        )
+
+    def _update(self, observed: _Observed, now: Interface) -> None:
+        told, before = observed.told, observed.one
+        observed.one = now
+        foreign_xdp, observed.foreign_xdp = (
+            observed.foreign_xdp,
+            self._attachment.foreign_xdp(now),
+        )
+        if not self._choice.takes(now):
+            self._let_go(observed, "detached", now)
+            return
+        if observed.told == told:
+            return
+        if now.full_name != before.full_name or now.link_bytes != before.link_bytes:
+            self._exchange_points(observed)
+        if observed.foreign_xdp not in (0, foreign_xdp):
+            log.warning(
+                "somebody's XDP program runs before us; what it drops is not seen",
+                extra={"interface": now.full_name, "program": observed.foreign_xdp},
+            )
+        self._tell("changed", observed)
+        log.info("interface has changed", extra={"interface": now.full_name})
+
+    def _let_go(self, observed: _Observed, event: str, last: Interface) -> None:
+        """Detach; *last* is what the interface was in the end."""
+        self._detach(observed)
+        if (last.name, last.mac) == (observed.one.name, observed.one.mac):
+            observed.one = last
+        del self._observed[observed.one.ifindex]
+        self._take_points(observed)
+        self._tell(event, observed)
+        log.info("interface is %s", event, extra={"interface": observed.one.full_name})
+
+    def _give_points(self, observed: _Observed) -> None:
+        """A pair of points for an interface that is attached and has none."""
+        one = observed.one
+        observed.pair = self._books.points.take(one.full_name)
+        if observed.pair is None:
+            return
+        if self._table.set(one.ifindex, observed.pair, one.link_bytes):
+            self._open(observed, observed.pair, one)
+        else:
+            self._take_points(observed)
+
+    def _exchange_points(self, observed: _Observed) -> None:
+        """Another pair of points, from one packet to the next."""
+        former = observed.pair
+        self._give_points(observed)
+        if former is None:
+            return
+        if observed.pair is None:
+            self._table.clear(observed.one.ifindex)
+        self._books.ledger.end_link(former, observed.one.counters)
+        self._books.points.give_back(former)
+
+    def _open(self, observed: _Observed, pair: Pair, begins: Interface) -> None:
+        attached = observed.attached
+        self._books.ledger.open(pair, attached.ingress_hook, attached.egress_hook, time.time_ns())
+        self._books.ledger.note_link(pair, begins.counters)
+
+    def _take_points(self, observed: _Observed) -> None:
+        """Give the points back; packets that come nevertheless are booked as unknown."""
+        if observed.pair is None:
+            return
+        pair, observed.pair = observed.pair, None
+        self._table.clear(observed.one.ifindex)
+        self._books.ledger.end_link(pair, observed.one.counters)
+        self._books.points.give_back(pair)
+
+    def _tell(self, event: str, observed: _Observed) -> None:
+        self._books.chronicle.add(
+            event,
+            observed.one,
+            observed.attached,
+            foreign_xdp=observed.foreign_xdp,
+            now_ns=time.time_ns(),
+        )
+
+    def _is_attached(self, observed: _Observed) -> bool:
+        return self._namespace.call(
+            lambda: self._attachment.is_attached(observed.one.ifindex, observed.attached)
+        )
+
+    def _detach(self, observed: _Observed) -> None:
+        self._namespace.call(
+            lambda: self._attachment.detach(observed.one.ifindex, observed.attached)
+        )
+
+    def _say_warnings(self) -> None:
+        warnings, self._attachment.warnings = self._attachment.warnings, []
+        for warning in warnings:
+            log.warning(warning)

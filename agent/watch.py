@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follow the interfaces that come and go, in every network namespace that was named.
+
+The kernel tells of changes through a socket in each namespace, which the event loop waits for, so
+that a new interface is attached to within milliseconds.  Names of namespaces are looked at with
+every `tick`: their going is told to nobody.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.attachments import Attachments
+from agent.chronicle import Chronicle
+from agent.interfaces import Choice, Interface, InterfaceError
+from agent.links import LinkSocket
+from agent.namespaces import OWN, Namespace, Netns, given_namespaces
+
+log = logging.getLogger(__name__)
+
+Attach = Callable[[Namespace, LinkSocket], Attachments]
+
+
+@dataclass(slots=True)
+class _Watched:
+    namespace: Namespace
+    links: LinkSocket
+    attachments: Attachments | None = None
+
+    def close(self) -> None:
+        self.links.close()
+        self.namespace.close()
+
+
+class Watch:
+    """The namespaces of one agent.
+
+    Raises:
+        InterfaceError: a namespace, or an interface that was named, cannot be observed.
+    """
+
+    def __init__(self, netns: tuple[str, ...], choice: Choice) -> None:
+        self.chronicle = Chronicle()
+        self._given = [OWN, *given_namespaces(netns)]
+        self._watched: dict[Netns, _Watched] = {}
+        self._attach: Attach | None = None
+        self._failure: Exception | None = None
+        for one in self._given:
+            self._open(one)
+        choice.check(self._existing())
+
+    @property
+    def interfaces(self) -> list[Interface]:
+        """Those that are observed."""
+        return [
+            one
+            for watched in self._watched.values()
+            if watched.attachments
+            for one in watched.attachments.interfaces
+        ]
+
+    def begin(self, attach: Attach) -> None:
+        """Attach to what there is, and to what will be; *attach* says how, in a namespace.
+
+        Raises:
+            LoadError: an interface cannot be attached to.
+        """
+        self._attach = attach
+        for watched in self._watched.values():
+            self._begin(watched, attach, is_start=True)
+
+    def tick(self) -> None:
+        """Look whether names of namespaces have changed their meaning.
+
+        Raises:
+            OSError: what was heard of interfaces since the last time could not be followed.
+        """
+        if self._failure:
+            raise self._failure
+        for netns, watched in list(self._watched.items()):
+            if netns != OWN and watched.namespace.has_vanished():
+                self._give_up(watched)
+                log.info("network namespace is gone", extra={"netns": netns.label})
+        for netns in self._given:
+            if netns not in self._watched and netns.may_return and netns.number():
+                self._return_to(netns)
+
+    def close_interval(self) -> None:
+        for watched in self._watched.values():
+            if watched.attachments:
+                watched.attachments.close_interval()
+
+    def stop(self) -> None:
+        """Hear of no more changes."""
+        for watched in self._watched.values():
+            asyncio.get_running_loop().remove_reader(watched.links.fileno())
+
+    def detach(self) -> None:
+        """Detach from everything."""
+        for watched in self._watched.values():
+            if watched.attachments:
+                watched.attachments.end()
+
+    def close(self) -> None:
+        for watched in self._watched.values():
+            watched.close()
+        self._watched.clear()
+
+    def _open(self, netns: Netns) -> _Watched:
+        namespace = Namespace(netns)
+        links = namespace.call(lambda: LinkSocket(netns.label))
+        watched = self._watched[netns] = _Watched(namespace, links)
+        return watched
+
+    def _existing(self) -> list[Interface]:
+        return [one for watched in self._watched.values() for one in watched.links.all()]
+
+    def _begin(self, watched: _Watched, attach: Attach, *, is_start: bool) -> None:
+        watched.attachments = attach(watched.namespace, watched.links)
+        watched.attachments.begin(is_start=is_start)
+        asyncio.get_running_loop().add_reader(
+            watched.links.fileno(), self._hear, watched.attachments
+        )
+
+    def _hear(self, attachments: Attachments) -> None:
+        # The loop would only log it.
+        try:
+            attachments.heard()
+        except OSError as error:
+            self._failure = error
+
+    def _give_up(self, watched: _Watched) -> None:
+        asyncio.get_running_loop().remove_reader(watched.links.fileno())
+        del self._watched[watched.namespace.netns]
+        if watched.attachments:
+            watched.attachments.end()
+        watched.close()
+
+    def _return_to(self, netns: Netns) -> None:
+        try:
+            watched = self._open(netns)
+        except InterfaceError:  # gone again, or not finished yet
+            return
+        if self._attach:
+            self._begin(watched, self._attach, is_start=False)
+        log.info("network namespace is back", extra={"netns": netns.label})

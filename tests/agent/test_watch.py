@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces that come, go and change while the agent runs, each counted under its own name."""
+
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from schemas.interface import EVENTS
+from tests.lab.agents import Agent, agent
+from tests.lab.foreign import foreign_xdp_program
+from tests.lab.links import HERE, link, unique_name
+from tests.lab.published import Published, read_published
+from tests.lab.traffic import ping, udp_burst
+from tests.lab.waiting import wait_until
+
+pytestmark = [pytest.mark.kernel, pytest.mark.services]
+
+FRAME = bytes.fromhex("ffffffffffff 02484c000001 88b5") + bytes(46)
+
+
+def observed_links(started: Agent) -> set[str]:
+    return {path.name for path in (started.pins / "links").glob("*")}
+
+
+def until_observed(started: Agent, ifindex: int) -> None:
+    wait_until(lambda: f"egress-{ifindex}" in observed_links(started), "it to be attached to")
+
+
+def events(published: Published) -> list[tuple[str, str]]:
+    """The `interface` rows: name and event."""
+    names = {number: name for name, number in EVENTS.items()}
+    columns = (published.column("interface", name) for name in ("interface", "event"))
+    return [(name, names[event]) for name, event in zip(*columns, strict=True)]
+
+
+def of_first(published: Published, name: str) -> object:
+    return published.column("interface", name)[0]
+
+
+def test_an_interface_that_appears_is_counted_from_its_first_packet_to_its_last(kafka, lab):
+    pattern = f"{unique_name().partition('-')[0]}-*a"
+    with agent("--interface", pattern, "--interval", "0.2", kafka=kafka) as observed:
+        with link() as wire:
+            until_observed(observed, wire.near.ifindex)
+            udp_burst(wire, flows=20, packets=300)
+            ping(wire)
+            grown = wire.quiet()
+            ifindex = wire.near.ifindex
+        observed.until_it_says("interface is gone")
+        assert not observed_links(observed)
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    assert published.sums("egress", interface=wire.near.name) == grown.egress
+    assert published.sums("ingress", interface=wire.near.name) == grown.ingress
+    assert published.sums("egress", kind="ledger") == grown.egress
+    told = events(published)
+    assert (told[0], told[-1]) == ((wire.near.name, "attached"), (wire.near.name, "gone"))
+    assert of_first(published, "ifindex") == ifindex
+    assert of_first(published, "kind") == "veth"
+    assert of_first(published, "mac") == wire.near.mac
+    assert (of_first(published, "mtu"), of_first(published, "link_bytes")) == (1500, 14)
+
+
+def test_what_is_excluded_is_not_observed_now_or_later(lab):
+    stem = unique_name()
+    with link() as now, made(f"{stem}z"):
+        flags = ("--interface", "hlt*", "--exclude-interface", now.near.name)
+        flags += ("--exclude-interface", "*[yz]", "--stop-timeout", "0.1")
+        with agent(*flags) as observed, made(f"{stem}y"), link() as later:
+            until_observed(observed, later.near.ifindex)
+            observed.stop()
+
+    assert all(f"={name} " not in observed.said for name in (now.near.name, f"{stem}y", f"{stem}z"))
+
+
+@contextmanager
+def made(name: str) -> Iterator[None]:
+    """A bridge of that name."""
+    HERE.run("ip", "link", "add", name, "up", "type", "bridge")
+    try:
+        yield
+    finally:
+        HERE.run("ip", "link", "del", name)
+
+
+def test_an_interface_that_is_down_at_the_start_is_observed_once_it_comes_up(lab):
+    with link() as wire:
+        HERE.run("ip", "link", "set", wire.near.name, "down")
+        pattern = wire.near.name[:-1] + "?"
+        with agent("--interface", pattern, "--stop-timeout", "0.1") as observed:
+            before = observed_links(observed)
+            HERE.run("ip", "link", "set", wire.near.name, "up")
+            until_observed(observed, wire.near.ifindex)
+            observed.stop()
+
+    assert not before
+
+
+def test_rows_carry_the_name_that_an_interface_had_at_the_time(kafka, lab):
+    with link() as wire:
+        name = wire.near.name
+        renamed = f"{name[:-1]}c"
+        flags = ("--interface", f"{name[:-1]}?", "--interval", "60")
+        with agent(*flags, kafka=kafka) as observed:
+            ping(wire, count=3)
+            rename(name, renamed)
+            observed.until_it_says("interface has changed")
+            ping(wire, count=5)
+            assert observed.stop() == 0
+            rename(renamed, name)
+    published = read_published(kafka, observed.name)
+
+    assert published.sums("ingress", interface=name)[0] == 3
+    assert published.sums("ingress", interface=renamed)[0] == 5
+    assert link_packets(published, name) == 6
+    assert link_packets(published, renamed) == 10
+    assert events(published) == [(name, "attached"), (renamed, "changed"), (renamed, "detached")]
+
+
+def link_packets(published: Published, name: str) -> int:
+    """What the interface itself counted, by the ledger."""
+    is_its = published.column("ledger", "interface") == name
+    return int(published.column("ledger", "link_packets")[is_its].sum())
+
+
+def rename(name: str, to: str) -> None:
+    HERE.run("ip", "link", "set", name, "name", to)
+
+
+def test_nothing_is_booked_under_another_name_when_names_and_indexes_are_used_again(kafka, lab):
+    # Each carries the same flows, so that slots of the cache are met again by their successors.
+    stem = unique_name()
+    index = 700_000_000 + sum(map(ord, stem)) % 1000
+    sent: Counter[str] = Counter()
+    with agent("--interface", f"{stem}*", "--interval", "0.05", kafka=kafka) as observed:
+        for number in range(50):
+            name = f"{stem}{'abc'[number % 3]}"
+            HERE.run(
+                *("ip", "link", "add", name, "index", str(index + number % 2)),
+                *("type", "veth", "peer", "name", f"{stem}-peer"),
+            )
+            HERE.run("ip", "link", "set", f"{stem}-peer", "up")
+            HERE.run("ip", "link", "set", name, "up")
+            if number % 5 < 4:  # others are gone before anybody could look
+                until_observed(observed, index + number % 2)
+                send(name, number + 1)
+                sent[name] += number + 1
+            HERE.run("ip", "link", "del", name)
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    is_ours = published.column("flow", "ethertype") == 0x88B5
+    is_sent = published.column("flow", "direction") == 2
+    counted: Counter[str] = Counter()
+    for name, packets in zip(
+        published.column("flow", "interface")[is_ours & is_sent],
+        published.column("flow", "packets")[is_ours & is_sent],
+        strict=True,
+    ):
+        counted[name] += int(packets)
+    assert {name: counted[name] for name in sent} == dict(sent)
+    assert "unknown" not in published.column("flow", "interface")
+    assert not observed_links(observed)
+
+
+def send(name: str, times: int) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((name, 0))
+        for _ in range(times):
+            sock.send(FRAME)
+
+
+def test_what_finds_no_hook_point_is_counted_as_unknown_and_said(kafka, lab):
+    with link() as first, link() as second, link() as third:
+        wires = (first, second, third)
+        names = [text for wire in wires for text in ("--interface", wire.near.name)]
+        with agent(*names, "--max-interfaces", "1", kafka=kafka) as observed:
+            for wire in wires:
+                ping(wire, count=5)
+            assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    assert "no hook points are left" in observed.said
+    assert published.sums("ingress", interface=first.near.name)[0] == 5
+    assert published.sums("ingress", interface="unknown")[0] > 0
+    assert sum(published.column("flow", "packets")) == 30
+
+
+def test_a_foreign_xdp_program_that_comes_and_goes_later_is_told(kafka, wire):
+    with agent("--interface", wire.near.name, "--interval", "0.1", kafka=kafka) as observed:
+        with foreign_xdp_program(wire.near) as foreign:
+            observed.until_it_says("somebody's XDP program runs before us")
+            assert foreign.is_attached
+        wait_until(lambda: observed.said.count("interface has changed") == 2, "it to go")
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+    programs = published.column("interface", "foreign_xdp")
+
+    assert [event for _, event in events(published)] == [
+        *("attached", "changed", "changed", "detached")
+    ]
+    assert [bool(program) for program in programs] == [False, True, False, False]

@@ -30,6 +30,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "ring": (),
     "flowcache": (),
     "owners": (),
+    "sockets": (),
     "live": (),
     "memory": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),

@@ -178,6 +178,9 @@ int hook_release(struct bpf_sock *ctx)
 			take_owner(ctx, state);
 		return ALLOW;
 	}
+	/* Who resolves a name connects sockets only to learn which address would be used. */
+	if (!(state->notes & NOTE_ANNOUNCED) && !ctx->dst_port)
+		return ALLOW;
 	event.local_port = state->local_port;
 	event.remote_port = __builtin_bswap16(ctx->dst_port);
 	if (ctx->family == AF_INET) {

@@ -137,6 +137,14 @@ def test_a_connected_udp_socket_is_known_with_its_peer(group, events, address):
     assert text_from_address(closed["remote_addr"]) == address
 
 
+def test_a_udp_socket_that_never_had_a_port_is_not_reported(group, events):
+    talk(group, "udp-probe", "127.0.0.1")
+    talk(group, "udp", "127.0.0.1")
+
+    events.until("close", 2, protocol=UDP)
+    assert len(events.of("close")) == 2
+
+
 def test_what_other_cgroups_do_is_not_seen(group, events, lab):
     with a_cgroup("watched") as other:
         talk(other, "connection", "127.0.0.1")

@@ -310,7 +310,15 @@ def _connect_in_vain(address: str) -> Said:
     return {"client": os.getpid()}
 
 
+def _udp_probe(address: str) -> Said:
+    """What resolving a name does to learn which address it would send from; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 0))
+    return {}
+
+
 _SCENES = {
+    "udp-probe": _udp_probe,
     "serve": _serve,
     "ask": _ask,
     "hold": _hold,

@@ -68,18 +68,21 @@ class Cgroups:
         return located
 
     def _look_up_unknown(self, pid: NDArray[np.uint32], cgroup_id: Ids) -> None:
-        unknown = self._vocabulary.unknown(cgroup_id)
-        unknown = unknown[unknown != 0]
-        if not len(unknown):
+        if self.root is None:
             return
-        order = np.argsort(cgroup_id, kind="stable")
-        where = order[np.searchsorted(cgroup_id, unknown, sorter=order)]
-        for number, one in list(zip(unknown.tolist(), pid[where].tolist(), strict=True)):
-            if number in self._missing or number in self._sought:
-                continue
-            if len(self._missing) < _MOST_LOOKS and self._is_found_by(one, number):
-                continue
-            self._missing.add(number)
+        unknown = [
+            number
+            for number in self._vocabulary.unknown(cgroup_id).tolist()
+            if number and number not in self._sought
+        ]
+        for number in unknown[:_MOST_LOOKS]:
+            # Any of its processes will do; a socket's own is not known in each event.
+            one = int(pid[cgroup_id == number].max())
+            if self._is_found_by(one, number):
+                self._missing.discard(number)
+            else:
+                self._missing.add(number)
+        self._missing.update(unknown[_MOST_LOOKS:])
 
     def _is_found_by(self, pid: int, number: int) -> bool:
         """Whether the process says itself where the cgroup of that *number* is."""

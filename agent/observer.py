@@ -25,6 +25,7 @@ from agent.plan import Plan
 from agent.points import HookPoints
 from agent.ring import RingBuffer
 from agent.rows import Rows, copied, joined
+from agent.socketowners import SocketOwners
 from agent.sockets import SocketBooks, socket_columns
 from agent.surroundings import copies
 from schemas.dns import DNS_EVENT
@@ -55,6 +56,8 @@ class Events:
     columns: Callable[[Rows, HookPoints, Anchor], Columns]
     # Whether there are columns although nothing waits here.
     is_held: Callable[[], bool] = lambda: False
+    # What else is to be done with events as they come.
+    meet: Callable[[Rows], None] | None = None
     waiting: list[Rows] = field(default_factory=list)
 
     # Most drains find nothing, fifty times a second; so nothing is done with nothing.
@@ -62,6 +65,8 @@ class Events:
         """Empty the buffer; returns how many bytes of events wait for their batch."""
         if len(rows := self.buffer.drain()):
             self.waiting.append(rows)
+            if self.meet is not None:
+                self.meet(rows)
         return sum(rows.nbytes for rows in self.waiting)
 
     def take(self) -> Rows | None:
@@ -99,12 +104,19 @@ class Observer:
         packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
         self._events = [Events("packet", packets, partial(packet_columns, maps.contexts))]
         self._socket_books = socket_books
+        self._socket_owners: SocketOwners | None = None
         if socket_books is not None:
-            sockets = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT)
-            self._events.append(Events("socket", sockets, socket_columns))
+            self._add_sockets(plan, buffer)
         self._hellos = TlsReader(partial(ledger.book_rejected, "tls"))
         self._add_names(plan, buffer)
         self._counted: list[Counted] = []
+
+    def _add_sockets(self, plan: Plan, buffer: str) -> None:
+        owners = SocketOwners(self._owners) if self._owners is not None else None
+        events = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT)
+        columns = partial(socket_columns, owners)
+        self._events.append(Events("socket", events, columns, meet=owners.meet if owners else None))
+        self._socket_owners = owners
 
     def _add_names(self, plan: Plan, buffer: str) -> None:
         if plan.dns_ports:
@@ -177,6 +189,11 @@ class Observer:
 
     def _take_batches(self, anchor: Anchor) -> Iterator[Batch]:
         counted, self._counted = self._counted, []
+        taken = [(one, rows) for one in self._events if (rows := one.take()) is not None]
+        # Before the flows, whose owners it tells.
+        for events, rows in taken:
+            if events.kind == "socket" and self._socket_owners is not None:
+                self._socket_owners.learn(rows)
         for part in counted:
             if len(part):
                 point = unpack(LANE, "point", part.slots["lane"])
@@ -185,10 +202,9 @@ class Observer:
                 counts = (part.packets[is_counted], part.bytes[is_counted])
                 self._ledger.book_rows(point[is_counted], *counts)
                 yield from self._batch("flow", columns, anchor)
-        for events in self._events:
-            if (rows := events.take()) is not None:
-                columns = events.columns(rows, self._points, anchor)
-                yield from self._batch(events.kind, columns, anchor)
+        for events, rows in taken:
+            columns = events.columns(rows, self._points, anchor)
+            yield from self._batch(events.kind, columns, anchor)
 
     def _overflow_batches(self, totals: Rows, lost: Lost | None, anchor: Anchor) -> Iterator[Batch]:
         start_ns = self._ledger.started_ns

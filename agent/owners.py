@@ -27,7 +27,6 @@ from schemas.wire import Column
 
 MOST_SOCKETS = 1 << 17
 _HAS_PORTS = np.isin(np.arange(256), [6, 17, 33, 132, 136])  # TCP, UDP, DCCP, SCTP, UDP-Lite
-_IPV4_LOOPBACK = 127
 # Rows looked up together: what is computed for them stays in the CPU's cache.
 _CHUNK = 1 << 13
 
@@ -82,12 +81,9 @@ class OwnerLookup:
         opened_ns = np.full(len(listed), before_ns, np.int64)
         self.open(listed.keys, opened_ns, owners, seen_ns=seen_ns)
 
-    def take_listed_again(
-        self, listed: Listed, holders: Holders, *, seen_ns: int, now: float, before_ns: int
-    ) -> None:
-        """Likewise where no events tell what has closed; *before_ns* is when they were listed."""
+    def close_unlisted(self, listed: Listed, seen_ns: int) -> None:
+        """Learn that sockets have closed which are not there any more at *seen_ns*."""
         self._table.close_unlisted(listed.keys, seen_ns)
-        self.take_listed(listed, holders, seen_ns=seen_ns, now=now, before_ns=before_ns)
 
     def open(self, keys: Keys, opened_ns: Times, owners: Owners, *, seen_ns: int = 0) -> None:
         """Learn sockets; of those known already, what is new."""
@@ -158,11 +154,8 @@ class OwnerLookup:
         return slots
 
     def _are_local(self, keys: Keys) -> NDArray[np.bool_]:
-        first_byte = keys[:, 1] >> np.uint64(32) & np.uint64(0xFF)
-        is_loopback = tuples.is_ipv4(keys) & (first_byte == _IPV4_LOOPBACK)
         is_local: NDArray[np.bool_] = np.isin(tuples.mixed(keys[:, :2]), self._local_addresses)
-        is_local |= is_loopback
-        return is_local
+        return is_local | tuples.is_loopback(keys)
 
 
 def _keys_of_flows(flows: Mapping[str, Any], rows: NDArray[np.intp]) -> Keys:

@@ -38,7 +38,7 @@ from agent.programs import load, sole_agent
 from agent.publisher import Publisher
 from agent.socket_hooks import chosen_cgroup
 from agent.sockets import SocketBooks
-from agent.survey import first_lookup, keep_informed
+from agent.survey import Events, first_lookup, keep_informed
 from agent.watch import Attach, Watch
 from service.broker import Broker
 from service.options import host_and_port
@@ -105,7 +105,7 @@ async def _work(
         },
     )
     publisher.start()
-    async with _informed(owners):
+    async with _informed(owners, _events(config, report)):
         await _observe(observer, publisher, watch, stop, interval=config.interval)
     watch.stop()
     await asyncio.to_thread(_detach, watch, plan)
@@ -125,18 +125,24 @@ def _detach(watch: Watch, plan: Plan) -> None:
 
 
 @asynccontextmanager
-async def _informed(owners: OwnerLookup | None) -> AsyncIterator[None]:
+async def _informed(owners: OwnerLookup | None, events: Events) -> AsyncIterator[None]:
     """Meanwhile *owners* learns what no event tells."""
     if owners is None:
         yield
         return
-    informing = asyncio.create_task(keep_informed(owners, has_events=False))
+    informing = asyncio.create_task(keep_informed(owners, events))
     try:
         yield
     finally:
         informing.cancel()
         with suppress(asyncio.CancelledError):
             await informing
+
+
+def _events(config: Config, report: Report) -> Events:
+    if not report.has_sockets:
+        return Events.NONE
+    return Events.SOME if config.cgroup else Events.ALL
 
 
 def _broker(config: Config) -> Broker:

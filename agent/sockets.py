@@ -10,6 +10,7 @@ from agent.clock import Anchor
 from agent.columns import Columns, typed
 from agent.points import HookPoints
 from agent.rows import Rows
+from agent.socketowners import SocketOwners
 from schemas.socket import COMMAND_BYTES, SOCKET, SOCKET_EVENT
 from schemas.wire import Names
 
@@ -18,8 +19,10 @@ log = logging.getLogger(__name__)
 _SAME = {one.name for one in SOCKET.fields} & {one.name for one in SOCKET_EVENT.fields}
 
 
-def socket_columns(events: Rows, _points: HookPoints, anchor: Anchor) -> Columns:
-    """The columns of `socket` records."""
+def socket_columns(
+    owners: SocketOwners | None, events: Rows, _points: HookPoints, anchor: Anchor
+) -> Columns:
+    """The columns of `socket` records, with the names of cgroups where *owners* are looked up."""
     return typed(
         SOCKET,
         {
@@ -27,6 +30,7 @@ def socket_columns(events: Rows, _points: HookPoints, anchor: Anchor) -> Columns
             "time": anchor.wall_from_monotonic(events["seen_ns"]),
             "start": anchor.wall_from_monotonic(events["start_ns"]),
             "command": _commands(events),
+            **(owners.columns(events) if owners else {}),
         },
     )
 

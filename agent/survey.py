@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeVar
 
 from agent.cgroups import Cgroups
@@ -61,10 +62,8 @@ def survey(processes_seconds: float = _PROCESSES_SECONDS) -> Survey:
 async def first_lookup() -> OwnerLookup:
     """A lookup that knows the sockets there are."""
     lookup = OwnerLookup(Cgroups())
-    addresses = await _asked(local_addresses)
+    await _follow_addresses(lookup)
     found = await _asked(survey)
-    if addresses is not None:
-        lookup.set_local_addresses(addresses)
     if found is not None:
         lookup.take_listed(found.listed, found.holders, seen_ns=found.seen_ns, now=time.monotonic())
         _say_what_is_missing(found.holders)
@@ -85,29 +84,47 @@ def _say_what_is_missing(holders: Holders) -> None:
         )
 
 
-async def keep_informed(lookup: OwnerLookup, *, has_events: bool) -> None:
-    """Follow addresses, cgroups and, without events, sockets, until cancelled."""
-    now = time.monotonic()
-    addresses_due, list_due = now + _ADDRESSES_SECONDS, now + _LIST_SECONDS
+class Events(Enum):
+    """Of which sockets events tell."""
+
+    ALL = "all"
+    SOME = "some"
+    NONE = "none"
+
+
+async def keep_informed(lookup: OwnerLookup, events: Events) -> None:
+    """Follow addresses, cgroups and sockets without events, until cancelled."""
+    addresses_due = time.monotonic() + _ADDRESSES_SECONDS
+    list_due = time.monotonic() + _LIST_SECONDS
     listed_ns = time.monotonic_ns()
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         await _follow_cgroups(lookup.cgroups)
-        now = time.monotonic()
-        if now >= addresses_due:
-            addresses_due = now + _ADDRESSES_SECONDS
-            if (addresses := await _asked(local_addresses)) is not None:
-                lookup.set_local_addresses(addresses)
-        if not has_events and now >= list_due and (found := await _asked(survey)) is not None:
-            lookup.take_listed_again(
-                found.listed,
-                found.holders,
-                before_ns=listed_ns,
-                seen_ns=found.seen_ns,
-                now=time.monotonic(),
-            )
-            listed_ns = found.seen_ns
-            list_due = time.monotonic() + max(_LIST_SECONDS, _REST * found.took_seconds)
+        if time.monotonic() >= addresses_due:
+            await _follow_addresses(lookup)
+            addresses_due = time.monotonic() + _ADDRESSES_SECONDS
+        if events is not Events.ALL and time.monotonic() >= list_due:
+            list_due, listed_ns = await _list_again(lookup, events, listed_ns)
+
+
+async def _list_again(lookup: OwnerLookup, events: Events, before_ns: int) -> tuple[float, int]:
+    """Take the sockets there are now; when to do so again, and when it was done last."""
+    found = await _asked(survey)
+    now = time.monotonic()
+    if found is None:
+        return now + _LIST_SECONDS, before_ns
+    if events is Events.NONE:
+        lookup.close_unlisted(found.listed, found.seen_ns)
+    lookup.take_listed(
+        found.listed, found.holders, before_ns=before_ns, seen_ns=found.seen_ns, now=now
+    )
+    return now + max(_LIST_SECONDS, _REST * found.took_seconds), found.seen_ns
+
+
+async def _follow_addresses(lookup: OwnerLookup) -> None:
+    addresses = await _asked(local_addresses)
+    if addresses is not None:
+        lookup.set_local_addresses(addresses)
 
 
 async def _follow_cgroups(cgroups: Cgroups) -> None:

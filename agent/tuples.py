@@ -6,11 +6,12 @@ drawn at each start: whoever chooses addresses and ports cannot choose keys that
 only finds; what it finds is compared word by word.
 """
 
-import secrets
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agent.keys import Hashing
 
 Keys = NDArray[np.uint64]  # a row a key: local address, remote address (two words each), ports
 
@@ -19,15 +20,15 @@ UDP = 17
 UDP_LITE = 136
 _WORDS = 5
 _IPV4_PREFIX = np.frombuffer(b"\0\0\xff\xff\0\0\0\0", np.uint64)[0]  # ends ::ffff:0.0.0.0
+_IPV6_LOOPBACK = np.frombuffer(b"\0\0\0\0\0\0\0\1", np.uint64)[0]  # ends ::1
+_IPV4_LOOPBACK = 127
 _LOW_HALF = np.uint64(0xFFFF_FFFF)
 _PORT = np.uint64(0xFFFF)
 _PROTOCOL = np.uint64(0xFF_0000_0000)
 _REMOTE_SHIFT = np.uint64(16)
 _PROTOCOL_SHIFT = np.uint64(32)
 
-_SEED = np.uint64(secrets.randbits(64))
-_FACTORS = np.array([secrets.randbits(64) | 1 for _ in range(_WORDS)], np.uint64)
-_FOLD = np.uint64(32)
+_HASHING = Hashing()
 
 
 def keys_of(
@@ -88,6 +89,21 @@ def is_ipv4(keys: Keys) -> NDArray[np.bool_]:
     return is_one
 
 
+def is_any(keys: Keys) -> NDArray[np.bool_]:
+    """Which keys have any address, 0.0.0.0 or ::, as their local end."""
+    is_one: NDArray[np.bool_] = keys[:, 0] == 0
+    is_one &= (keys[:, 1] == 0) | (keys[:, 1] == _IPV4_PREFIX)
+    return is_one
+
+
+def is_loopback(keys: Keys) -> NDArray[np.bool_]:
+    """Which keys have an address of 127.0.0.0/8 or ::1 as their local end."""
+    first_byte = keys[:, 1] >> np.uint64(32) & np.uint64(0xFF)
+    is_one: NDArray[np.bool_] = is_ipv4(keys) & (first_byte == _IPV4_LOOPBACK)
+    is_one |= (keys[:, 0] == 0) & (keys[:, 1] == _IPV6_LOOPBACK)
+    return is_one
+
+
 def has_remote(keys: Keys) -> NDArray[np.bool_]:
     """Which keys have a peer."""
     has: NDArray[np.bool_] = keys[:, 4] >> _REMOTE_SHIFT & _PORT != 0
@@ -103,10 +119,5 @@ def protocols(keys: Keys) -> NDArray[np.uint8]:
 
 
 def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The keyed hash of each row of at most five words."""
-    found = np.full(len(words), _SEED)
-    for number in range(words.shape[1]):
-        found ^= words[:, number]
-        found *= _FACTORS[number]
-        found ^= found >> _FOLD
-    return found
+    """The keyed hash of each row of words."""
+    return _HASHING.keys(words.T)

@@ -110,7 +110,10 @@ CREATE TABLE IF NOT EXISTS hookline.sockets
     `segments_sent` UInt32 COMMENT 'segments sent, those without payload included' CODEC(ZSTD(1)),
     `segments_received` UInt32 COMMENT 'segments received, likewise' CODEC(ZSTD(1)),
     `cwnd` UInt32 COMMENT 'congestion window, segments' CODEC(ZSTD(1)),
-    `close_reason` Enum8('none' = 0, 'local' = 1, 'remote' = 2, 'reset' = 3, 'aborted' = 4, 'timeout' = 5, 'failed' = 6) COMMENT '`none`: not ended, or without a connection; `local`: this side finished first; `remote`: the peer did; `reset`: the peer refused or reset it, or keepalive gave up; `aborted`: this side reset it; `timeout`: nobody answered; `failed`: no packet came back before it was given up' CODEC(ZSTD(1))
+    `close_reason` Enum8('none' = 0, 'local' = 1, 'remote' = 2, 'reset' = 3, 'aborted' = 4, 'timeout' = 5, 'failed' = 6) COMMENT '`none`: not ended, or without a connection; `local`: this side finished first; `remote`: the peer did; `reset`: the peer refused or reset it, or keepalive gave up; `aborted`: this side reset it; `timeout`: nobody answered; `failed`: no packet came back before it was given up' CODEC(ZSTD(1)),
+    `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
+    `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
+    `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)

@@ -160,6 +160,9 @@ SOCKET = Record(
         SEGMENTS_RECEIVED,
         CWND,
         ENDING,
+        f.CGROUP,
+        f.UNIT,
+        f.CONTAINER,
     ),
     order_by="toStartOfMinute(time), node, local_addr, remote_addr, time",
 )

@@ -74,7 +74,7 @@ class Books:
         observer._points = points
         observer._batcher = Batcher("node", "boot", "run")
         observer._ledger = self.ledger
-        observer._owners = None
+        observer._owners = observer._socket_owners = None
         observer._totals = self.kernel.totals
         observer._contexts = self.kernel.contexts
         observer._cache = FlowCache(self.kernel.slots, self.kernel.origins, self.kernel.contexts)

@@ -22,7 +22,7 @@ from agent.tuples import TCP, UDP, keys_of
 from schemas.fields import DIRECTIONS, OWNER
 from schemas.wire import Names
 from tests.lab.agents import agent
-from tests.lab.cgroups import a_cgroup
+from tests.lab.cgroups import Cgroup, a_cgroup
 from tests.lab.published import Published, read_published
 from tests.lab.waiting import wait_until
 
@@ -352,10 +352,9 @@ def test_on_loopback_each_direction_has_the_process_at_its_end(kafka, lab):
 @pytest.mark.kernel
 @pytest.mark.services
 def test_a_socket_made_later_is_learned_without_any_event(kafka, wire):
+    flags = ("--interface", wire.near.name, "--interval", "0.5")
     with ExitStack() as stack:
-        observed = stack.enter_context(
-            agent("--interface", wire.near.name, "--interval", "0.5", kafka=kafka)
-        )
+        observed = stack.enter_context(agent(*flags, kafka=kafka))
         listener = stack.enter_context(socket.create_server((wire.near.ipv4, 0)))
         with wire.far.namespace.entered():
             client = stack.enter_context(socket.create_connection(listener.getsockname()))
@@ -370,3 +369,59 @@ def test_a_socket_made_later_is_learned_without_any_event(kafka, wire):
 
         wait_until(is_known, "a row that knows its process", deadline_s=40)
         assert observed.stop() == 0
+
+
+def watching(interface: str, group: Cgroup) -> list[str]:
+    return ["--interface", interface, "--sockets", "yes", "--cgroup", str(group.directory)]
+
+
+@pytest.mark.kernel
+@pytest.mark.services
+def test_a_connection_that_was_short_is_known_by_its_events(kafka, wire):
+    with ExitStack() as stack:
+        web = stack.enter_context(a_cgroup("web.service"))
+        observed = stack.enter_context(agent(*watching(wire.near.name, web), kafka=kafka))
+        options = {"stdout": subprocess.PIPE, "text": True}
+        server = stack.enter_context(
+            web.running(sys.executable, "-c", SERVER, wire.near.ipv4, **options)
+        )
+        stack.callback(server.stdout.close)
+        where = wire.near.ipv4, int(server.stdout.readline())
+        with wire.far.namespace.entered():
+            client = socket.create_connection(where)
+            datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with client, datagrams:
+            talk(client, datagrams, where)
+        server.wait(20)
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    owners = owners_at(published, where[1])
+    pids = {place: {owner[0] for owner in found} for place, found in owners.items()}
+    assert pids == {
+        (protocol, direction): {server.pid}
+        for protocol in (TCP, UDP)
+        for direction in (INGRESS, EGRESS)
+    }
+    assert set(published.column("socket", "unit").tolist()) == {"web.service"}
+
+
+@pytest.mark.kernel
+@pytest.mark.services
+def test_a_process_in_another_namespace_is_known_at_the_host_s_end_of_its_link(kafka, wire):
+    id_ = "cd" * 32
+    program = f"import socket; socket.socket().connect_ex(({wire.near.ipv4!r}, 9))"
+    with a_cgroup(f"docker-{id_}.scope") as container:
+        with agent(*watching(wire.near.name, container), kafka=kafka) as observed:
+            # Nobody listens there, so only the far end has a socket.
+            command = wire.far.namespace.command(sys.executable, "-c", program)
+            subprocess.run(container.command(*command), check=True, timeout=60)
+            assert observed.stop() == 0
+        published = read_published(kafka, observed.name)
+    owners = owners_at(published, 9)
+    (found,) = owners[TCP, INGRESS]
+
+    assert owners[TCP, EGRESS] == {found}
+    assert found[0] > 0
+    assert found[4:] == (f"docker-{id_}.scope", id_)
+    assert set(published.column("socket", "container").tolist()) == {id_}

@@ -35,6 +35,9 @@ class _Open:
     filled: Indexes
 
     def chosen(self, which: NDArray[np.bool_]) -> "_Open":
+        # Mostly all or none is; copying whole matrices took most of the time.
+        if which.all():
+            return self
         return _Open(chosen(self.heads, which), self.content[which], self.filled[which])
 
 
@@ -109,6 +112,8 @@ def _opened(heads: Rows) -> _Open:
 
 
 def _both(one: _Open, other: _Open) -> _Open:
+    if not len(one.filled):
+        return other
     return _Open(
         joined([one.heads, other.heads]),
         np.concatenate([one.content, other.content]),

@@ -31,6 +31,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "flowcache": (),
     "owners": (),
     "sockets": (),
+    "names": (),
     "live": (),
     "memory": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),

@@ -52,6 +52,8 @@ def a_plan(
     sample_first: bool = False,
     buffer: str = "ring",
     tunnels: str = "inner",
+    dns_ports: tuple[int, ...] = (),
+    tls: bool = False,
 ) -> Plan:
     """A plan with a name of its own that attaches nothing."""
     return Plan(
@@ -65,6 +67,8 @@ def a_plan(
         sample_first=sample_first,
         tunnels=tunnels,
         vxlan_ports=(4789,),
+        dns_ports=dns_ports,
+        tls=tls,
     )
 
 

@@ -18,8 +18,8 @@
  * SLOTS_PER_CPU (a power of two), HOOK_POINTS,
  * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
  * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
- * IS_VXLAN_PORT(port_be), and the hash key SEED_0 to SEED_4 (odd
- * numbers).
+ * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be), and
+ * the hash key SEED_0 to SEED_4 (odd numbers).
  */
 #include "events.h"
 #include "parse.h"

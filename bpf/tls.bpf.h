@@ -14,6 +14,7 @@
 #pragma once
 
 #include "cache.bpf.h"
+#include "frame.h"
 #include "payload.bpf.h"
 
 #if TLS
@@ -79,7 +80,7 @@ static __always_inline u64 first_word(void *ctx, const bool is_xdp, const struct
 	u64 word = 0;
 
 	if (packet->payload_end - packet->header_bytes >= sizeof(word))
-		copy_payload(ctx, is_xdp, packet->header_bytes, sizeof(word), &word, sizeof(word));
+		read_frame(ctx, is_xdp, packet->header_bytes, &word, sizeof(word));
 	return word;
 }
 

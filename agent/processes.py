@@ -84,7 +84,7 @@ def _socket_inodes(directory: Path) -> Iterator[int]:
         for entry in entries:
             try:
                 target = os.readlink(entry.path)  # noqa: PTH115  # a Path for each takes as long
-            except OSError:  # closed meanwhile
+            except FileNotFoundError:  # closed meanwhile
                 continue
             if target.startswith(_SOCKET):
                 yield int(target[len(_SOCKET) : -1])

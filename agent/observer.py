@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _MANY_BYTES = 8 << 20
 # A record that another CPU has not finished holds up those behind it for microseconds.
 _SETTLE_SECONDS = 0.05
+_PERF_SHARE = 8
 # A row may begin before the snapshot that missed it.
 _LATE_NS = 1_000_000_000
 
@@ -113,7 +114,9 @@ class Observer:
 
     def _add_sockets(self, plan: Plan, buffer: str) -> None:
         owners = SocketOwners(self._owners) if self._owners is not None else None
-        events = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT)
+        # Of locked memory, which perf buffers count as, 8 MiB are usual: flows and packets have them.
+        share = 1 if buffer == "ring" else _PERF_SHARE
+        events = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT, share=share)
         columns = partial(socket_columns, owners)
         self._events.append(Events("socket", events, columns, meet=owners.meet if owners else None))
         self._socket_owners = owners
@@ -225,6 +228,8 @@ class Observer:
         return self._batcher.batches(kind, columns, anchor.as_map())
 
 
-def _event_buffer(plan: Plan, buffer: str, name: str, layout: Layout) -> "RingBuffer | PerfBuffer":
+def _event_buffer(
+    plan: Plan, buffer: str, name: str, layout: Layout, *, share: int = 1
+) -> "RingBuffer | PerfBuffer":
     kind = RingBuffer if buffer == "ring" else PerfBuffer
-    return kind(plan.pins.map(name), plan.ring_bytes, dtype_from_layout(layout))
+    return kind(plan.pins.map(name), plan.ring_bytes // share, dtype_from_layout(layout))

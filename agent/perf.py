@@ -72,7 +72,7 @@ class _CpuRing:
         raw_bytes = 4 + dtype.itemsize
         self._stride = 8 + -(-raw_bytes // 8) * 8
         self._fd = _open_event(cpu)
-        self._memory = mmap.mmap(self._fd, mmap.PAGESIZE + size_bytes)
+        self._memory = _locked_memory(self._fd, mmap.PAGESIZE + size_bytes)
         self._positions = np.frombuffer(self._memory, np.uint64, 2, _DATA_HEAD_AT)
         self._data = np.frombuffer(self._memory, np.uint8, size_bytes, mmap.PAGESIZE)
         self.tail = int(self._positions[1])
@@ -127,6 +127,14 @@ class _CpuRing:
         if at + size_bytes > len(copied):
             return None, at
         return np.empty(0, self._dtype), at + size_bytes
+
+
+def _locked_memory(fd: int, size_bytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size_bytes)
+    except PermissionError as error:
+        reason = "too little memory may be locked for perf buffers; raise ulimit -l, or lower"
+        raise OSError(error.errno, f"{reason} --ring-bytes") from None
 
 
 def _open_event(cpu: int) -> int:

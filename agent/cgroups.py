@@ -15,14 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.hierarchy import (
-    PROC,
-    Hierarchies,
-    ProcessCgroups,
-    cgroups_of,
-    mounted_hierarchies,
-    texts_of,
-)
+from agent.hierarchy import PROC, Hierarchies, ProcessCgroups, cgroups_of, hierarchies, texts_of
 from agent.vocabulary import Ids, Vocabulary
 from schemas.wire import Names
 
@@ -42,7 +35,7 @@ class Cgroups:
 
     def __init__(self, places: Hierarchies | None = None, proc: Path = PROC) -> None:
         self._proc = proc
-        self._places = places or mounted_hierarchies(proc)
+        self._places = places or hierarchies((proc / "self/mountinfo").read_text())
         self._root_id = self._places.root.stat().st_ino if self._places.root else 0
         self._vocabulary = Vocabulary(("cgroup", "unit", "container"), _MOST)
         self._vocabulary.put({self._root_id: texts_of("/")} if self._root_id else {})

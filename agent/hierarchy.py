@@ -38,22 +38,6 @@ def hierarchies(mountinfo: str) -> Hierarchies:
     return Hierarchies(root, has_v1)
 
 
-def mounted_hierarchies(proc: Path = PROC) -> Hierarchies:
-    """Those that this process sees, or else the first process: `ip netns exec` hides them."""
-    own = hierarchies((proc / "self/mountinfo").read_text())
-    if own.root:
-        return own
-    try:
-        first = hierarchies((proc / "1/mountinfo").read_text())
-        if not first.root:
-            return own
-        root = proc / "1/root" / first.root.relative_to("/")
-        root.stat()
-    except OSError:  # not ours to look at
-        return own
-    return Hierarchies(root, first.has_v1)
-
-
 def texts_of(path: str) -> tuple[str, str, str]:
     """Cgroup, unit and container of a path; empty where it tells nothing."""
     parts = [part for part in path.split("/") if part]

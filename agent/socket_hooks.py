@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 from agent import filesystems, libbpf
-from agent.hierarchy import mounted_hierarchies
+from agent.hierarchy import hierarchies
 from agent.kernel import Loaded, Source
 from agent.plan import LoadError, Pins
+
+_MOUNTS = Path("/proc/self/mountinfo")
 
 # Types of programs, and enum bpf_attach_type of include/uapi/linux/bpf.h.  hook_tcp comes last: a
 # connection that it reports has met the hooks that know its process.
@@ -38,14 +40,16 @@ SOCKETS = Source(
 )
 
 
-def chosen_cgroup(asked: str) -> Path | None:
+def chosen_cgroup(asked: str, mounts: str = "") -> Path | None:
     """The cgroup that was asked for; else the root of the hierarchy, None where there is none.
+
+    *mounts* is the text of /proc/self/mountinfo.
 
     Raises:
         LoadError: what was asked for is no cgroup.
     """
     if not asked:
-        return mounted_hierarchies().root
+        return hierarchies(mounts or _MOUNTS.read_text()).root
     try:
         kind = filesystems.kind_of(Path(asked))
     except OSError as error:

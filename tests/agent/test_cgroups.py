@@ -2,7 +2,6 @@
 """What the paths of cgroups tell, and real cgroups that come and go."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from agent.cgroups import WALK_SECONDS, Cgroups
 from agent.hierarchy import Hierarchies, cgroups_of, hierarchies, texts_of, walk
-from tests.lab.cgroups import Cgroup, a_cgroup, cgroup2
+from tests.lab.cgroups import Cgroup, a_cgroup
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
@@ -161,11 +160,3 @@ def test_names_are_true_of_our_own_process():
     assert found is not None
     assert f"0::{found.unified}\n" in text
     assert not found.v1 or f":{found.v1}\n" in text
-
-
-@pytest.mark.kernel
-def test_a_namespace_that_hides_the_hierarchy_does_not_hide_it_from_us(wire):
-    ask = "from agent.hierarchy import mounted_hierarchies as m; print(m().root.stat().st_ino)"
-    seen = wire.far.namespace.run(sys.executable, "-c", ask)
-
-    assert int(seen) == cgroup2().stat().st_ino

@@ -46,10 +46,10 @@ class Programs:
         verdict, _ = libbpf.run_program(self._fd(hook), frame, repeat=repeat)
         return verdict
 
-    def know_loopback(self, *, link_bytes: int) -> None:
-        """Tell the programs of the interface that test runs come in at."""
+    def know_loopback(self, *, link_bytes: int, point: int = POINT) -> None:
+        """Tell the programs of the interface that test runs come in at; it has two points."""
         entry = np.zeros(1, dtype_from_layout(INTERFACE_ENTRY))
-        entry["ifindex"], entry["ingress_point"], entry["egress_point"] = LOOPBACK, POINT, POINT + 1
+        entry["ifindex"], entry["ingress_point"], entry["egress_point"] = LOOPBACK, point, point + 1
         entry["link_bytes"] = link_bytes
         with libbpf.opened(self.plan.pins.map("interfaces")) as fd:
             libbpf.update_element(fd, LOOPBACK & (INTERFACE_SLOTS - 1), entry.tobytes())
@@ -80,6 +80,8 @@ def loaded(
     tunnels: str = "inner",
     dns_ports: tuple[int, ...] = (),
     tls: bool = False,
+    vxlan_ports: tuple[int, ...] = (4789,),
+    hook_points: int = 4,
 ) -> Iterator[Programs]:
     """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
     pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
@@ -88,12 +90,12 @@ def loaded(
         buffer=buffer,
         cpus=_POSSIBLE_CPUS,
         slots_per_cpu=slots_per_cpu,
-        hook_points=4,
+        hook_points=hook_points,
         ring_bytes=ring_bytes,
         sample_one_in=sample_one_in,
         sample_first=sample_first,
         tunnels=tunnels,
-        vxlan_ports=(4789,),
+        vxlan_ports=vxlan_ports,
         dns_ports=dns_ports,
         tls=tls,
     )

@@ -10,7 +10,6 @@ hide the packet from whatever comes after.
 
 import errno
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from agent import libbpf
 from agent.interfaces import Interface
 from agent.plan import LoadError, Pins
+from agent.variants import Variant
 
 _XDP_MODES = {"xdp": libbpf.XDP_FLAGS_DRV_MODE, "xdp_generic": libbpf.XDP_FLAGS_SKB_MODE}
 _TCX = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
@@ -43,15 +43,15 @@ class Attachment:
     hook: str  # auto, xdp, xdp-generic, tc
     tc: str  # auto, tcx, clsact
     pins: Pins
-    programs: Mapping[str, int]  # descriptors
+    variant: Variant
     netns: str = ""  # sets pins of several namespaces apart
     warnings: list[str] = field(default_factory=list)
-    _xdp_id: int = field(init=False)
+    _xdp_ids: set[int] = field(init=False)
     _egress_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._xdp_id = libbpf.program_id(self.programs["hook_xdp"])
-        self._egress_id = libbpf.program_id(self.programs["hook_egress"])
+        self._xdp_ids = {libbpf.program_id(self.variant.programs["hook_xdp"])}
+        self._egress_id = libbpf.program_id(self.variant.programs["hook_egress"])
 
     def attach(self, one: Interface) -> Attached:
         """Attach both directions of one interface; what succeeded is undone where one fails.
@@ -70,7 +70,7 @@ class Attachment:
 
     def foreign_xdp(self, one: Interface) -> int:
         """The id of an XDP program of somebody else's, 0 for none."""
-        return next((program for program in one.xdp_programs if program != self._xdp_id), 0)
+        return next((program for program in one.xdp_programs if program not in self._xdp_ids), 0)
 
     def is_attached(self, ifindex: int, attached: Attached) -> bool:
         """Whether it is still the same interface that has this index."""
@@ -123,9 +123,26 @@ class Attachment:
         return self._attach_tc(one, "ingress", attached)
 
     def _attach_xdp(self, one: Interface, hook: str, attached: Attached) -> None:
-        program_fd = self.programs["hook_xdp"]
-        fd = libbpf.create_link(program_fd, one.ifindex, libbpf.BPF_XDP, flags=_XDP_MODES[hook])
+        try:
+            fd = self._link_xdp(one, hook, self.variant.programs["hook_xdp"])
+        except OSError as error:
+            if hook != "xdp" or error.errno not in _UNSUPPORTED:
+                raise
+            # Its frames may be too long for one buffer, which is refused likewise.
+            fd = self._link_xdp(one, hook, self._jumbo(error))
         self._pin(fd, one, "ingress", attached)
+
+    def _link_xdp(self, one: Interface, hook: str, program_fd: int) -> int:
+        flags = _XDP_MODES[hook]
+        return libbpf.create_link(program_fd, one.ifindex, libbpf.BPF_XDP, flags=flags)
+
+    def _jumbo(self, refusal: OSError) -> int:
+        try:
+            program_fd = self.variant.load_jumbo()
+        except LoadError:
+            raise refusal from None
+        self._xdp_ids.add(libbpf.program_id(program_fd))
+        return program_fd
 
     def _attach_tc(self, one: Interface, direction: str, attached: Attached) -> str:
         if self.tc in ("auto", "tcx"):
@@ -139,7 +156,7 @@ class Attachment:
         return self._attach_clsact(one, direction, attached)
 
     def _attach_tcx(self, one: Interface, direction: str, attached: Attached) -> str:
-        program_fd = self.programs[f"hook_{direction}"]
+        program_fd = self.variant.programs[f"hook_{direction}"]
         fd = libbpf.create_link(program_fd, one.ifindex, _TCX[direction], flags=libbpf.BPF_F_BEFORE)
         self._pin(fd, one, direction, attached)
         return "tcx"
@@ -147,7 +164,7 @@ class Attachment:
     def _attach_clsact(self, one: Interface, direction: str, attached: Attached) -> str:
         from agent import netlink  # noqa: PLC0415 - as above
 
-        program_fd = self.programs[f"hook_{direction}"]
+        program_fd = self.variant.programs[f"hook_{direction}"]
         # An agent of our name that was killed may have left its own.
         netlink.detach(one.ifindex, direction, owner=self.pins.owner)
         try:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from agent.attach import Attached, Attachment
 from agent.chronicle import Chronicle
-from agent.entries import InterfaceTable
 from agent.interfaces import Choice, Interface
 from agent.ledger import Ledger
 from agent.links import LinkSocket
@@ -61,14 +60,13 @@ class Attachments:
         links: LinkSocket,
         *,
         attachment: Attachment,
-        table: InterfaceTable,
         choice: Choice,
         books: Books,
     ) -> None:
         self._namespace = namespace
         self._links = links
         self._attachment = attachment
-        self._table = table
+        self._table = attachment.variant.table
         self._choice = choice
         self._books = books
         self._observed: dict[int, _Observed] = {}

@@ -20,6 +20,7 @@ EXAMPLES = """\
   hookline agent --interface eth0 --kafka kafka-1:9092,kafka-2:9092
   hookline agent --interface 'veth*' --interface eth1 --sample 0
   hookline agent --interface eth0 --hook xdp --interval 5
+  hookline agent --exclude-interface 'docker*' --netns blue --netns 4711
 """
 
 
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         )
     except Done as done:
         return done.code
-    if missing := missing_capabilities():
-        reason = f"loading eBPF programs needs {missing[0]}, which is missing; run it with sudo"
+    if missing := missing_capabilities(enters_namespaces=bool(config.netns)):
+        what = "--netns" if missing[0] == "CAP_SYS_ADMIN" else "loading eBPF programs"
+        reason = f"{what} needs {missing[0]}, which is missing; run it with sudo"
         return fail(NAME, reason, code=1)
     configure(config.log_level)
     try:

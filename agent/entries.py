@@ -8,11 +8,9 @@ time: who moves is in both places for a moment, and index and points are stored 
 """
 
 import mmap
-import os
 
 import numpy as np
 
-from agent import libbpf
 from agent.plan import INTERFACE_SLOTS
 from agent.points import Pair
 from schemas.control import INTERFACE_ENTRY
@@ -25,16 +23,15 @@ _WORDS = INTERFACE_ENTRY.size_bytes // 8
 
 
 class InterfaceTable:
-    """The table pinned at *path*: one network namespace's interfaces and their hook points."""
+    """The table of that descriptor: one network namespace's interfaces and their hook points."""
 
-    def __init__(self, path: os.PathLike[str]) -> None:
-        with libbpf.opened(path) as fd:
-            memory = mmap.mmap(
-                fd,
-                INTERFACE_SLOTS * INTERFACE_ENTRY.size_bytes,
-                mmap.MAP_SHARED,
-                mmap.PROT_READ | mmap.PROT_WRITE,
-            )
+    def __init__(self, fd: int) -> None:
+        memory = mmap.mmap(
+            fd,
+            INTERFACE_SLOTS * INTERFACE_ENTRY.size_bytes,
+            mmap.MAP_SHARED,
+            mmap.PROT_READ | mmap.PROT_WRITE,
+        )
         self._words = np.frombuffer(memory, np.uint64).reshape(INTERFACE_SLOTS, _WORDS)
 
     def set(self, ifindex: int, pair: Pair, link_bytes: int) -> bool:

@@ -5,6 +5,7 @@ Configuration is compiled in, so what is off costs nothing.  The hash key is dra
 load, so that nobody outside can aim flows at one set of the cache.
 """
 
+import ctypes
 import os
 import re
 import secrets
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from agent import libbpf
+from agent.images import Image
 from agent.plan import INTERFACE_SLOTS, LoadError, Plan
+from agent.variants import HOOKS, JUMBO
 
 SOURCE_PATH = Path(__file__).resolve().parent.parent / "bpf"
 # As bpf/maps.bpf.h numbers them.
@@ -142,6 +145,33 @@ def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
             fd = programs[name].to_bytes(4, sys.byteorder)
             libbpf.update_element(module[tails].map_fd, index, fd)
     return Loaded(maps, programs, buffer, module)
+
+
+def images(source: Source, loaded: Loaded) -> dict[str, Image]:
+    """The hooks of a source, and the programs they go on in, as instructions.
+
+    Those for jumbo frames are compiled only, and loaded by whoever needs them.
+    """
+    maps = {fd: name for name, fd in _map_fds(loaded.module).items()}
+    tails = [name for its in source.tails.values() for name in its]
+    names = {name: source.programs[name] for name in (*HOOKS, *tails)}
+    names |= {f"{name}{JUMBO}": kind for name, kind in names.items() if kind == "XDP"}
+    return {
+        name: Image.of(kind, loaded.module.dump_func(name), maps) for name, kind in names.items()
+    }
+
+
+def _map_fds(module: Any) -> dict[str, int]:
+    """Every map of a module by name; bcc itself lists only those that somebody asked for."""
+    from bcc.libbcc import lib  # noqa: PLC0415 - as above
+
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    return {
+        lib.bpf_table_name(module.module, number).decode(): lib.bpf_table_fd_id(
+            module.module, number
+        )
+        for number in range(lib.bpf_num_tables(module.module))
+    }
 
 
 def source_text(file: str) -> str:

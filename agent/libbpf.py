@@ -24,12 +24,40 @@ XDP_FLAGS_DRV_MODE = 1 << 2
 
 _MOST_PROGRAMS = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 
+# enum bpf_map_type, enum bpf_prog_type
+_ARRAY = 2
+_PROGRAM_ARRAY = 3
+_PROGRAM_TYPES = {"SCHED_CLS": 3, "XDP": 6}
+_BPF_F_MMAPABLE = 1 << 10
+BPF_F_XDP_HAS_FRAGS = 1 << 5
+
 _Pointer = ctypes.c_void_p
 
 
 class _LinkCreateOptions(ctypes.Structure):
     # The head of struct bpf_link_create_opts (libbpf 0.1); sz tells libbpf where it ends.
     _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("_pad", ctypes.c_uint32))
+
+
+class _MapCreateOptions(ctypes.Structure):
+    # The head of struct bpf_map_create_opts (libbpf 0.7).
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf", ctypes.c_uint32 * 4),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+    )
+
+
+class _ProgramLoadOptions(ctypes.Structure):
+    # The head of struct bpf_prog_load_opts (libbpf 0.7).
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_int),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+    )
 
 
 class _TestRunOptions(ctypes.Structure):
@@ -65,6 +93,22 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
         ctypes.c_uint32,
         _Pointer,
         _Pointer,
+        _Pointer,
+    ),
+    "bpf_map_create": (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_uint32,
+        ctypes.c_uint32,
+        ctypes.c_uint32,
+        _Pointer,
+    ),
+    "bpf_prog_load": (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        _Pointer,
+        ctypes.c_size_t,
         _Pointer,
     ),
     "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
@@ -134,6 +178,41 @@ def detach_link(path: Path) -> None:
     with opened(path) as fd, suppress(OSError):
         _call("bpf_link_detach", str(path), fd)
     path.unlink()
+
+
+def create_array(name: str, *, value_bytes: int, count: int) -> int:
+    """An array that can be mapped into memory, by its descriptor."""
+    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), map_flags=_BPF_F_MMAPABLE)
+    return _call(
+        "bpf_map_create",
+        name,
+        _ARRAY,
+        name.encode(),
+        4,
+        value_bytes,
+        count,
+        ctypes.byref(options),
+    )
+
+
+def create_program_array(name: str, count: int) -> int:
+    """An array of programs in which others go on; emptied when its descriptor is closed."""
+    return _call("bpf_map_create", name, _PROGRAM_ARRAY, name.encode(), 4, 4, count, None)
+
+
+def load_program(kind: str, instructions: bytes, *, flags: int = 0) -> int:
+    """Load a program of *kind*, XDP or SCHED_CLS; its descriptor."""
+    options = _ProgramLoadOptions(sz=ctypes.sizeof(_ProgramLoadOptions), prog_flags=flags)
+    return _call(
+        "bpf_prog_load",
+        kind,
+        _PROGRAM_TYPES[kind],
+        b"hookline",
+        b"GPL",
+        ctypes.create_string_buffer(instructions, len(instructions)),
+        len(instructions) // 8,
+        ctypes.byref(options),
+    )
 
 
 def program_id(program_fd: int) -> int:

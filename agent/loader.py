@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent import filesystems, libbpf
 from agent.detach import detach
-from agent.kernel import Loaded, load, load_source
+from agent.kernel import Loaded, flow_source, images, load, load_source
 from agent.plan import BPFFS, LoadError, Pins, Plan, Report
 from agent.socket_hooks import SOCKETS, attach_sockets
 
@@ -48,7 +48,14 @@ def _load(plan: Plan) -> Report:
     except BaseException:
         plan.pins.remove()
         raise
-    return Report(buffer=loaded.buffer, warnings=tuple(warnings), has_sockets=has_sockets)
+    source = flow_source(plan)
+    return Report(
+        buffer=loaded.buffer,
+        warnings=tuple(warnings),
+        has_sockets=has_sockets,
+        images={name: image.to_text() for name, image in images(source, loaded).items()},
+        tails=source.tails,
+    )
 
 
 def _observe_sockets(plan: Plan, buffer: str, warnings: list[str]) -> bool:

@@ -16,14 +16,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from agent import libbpf
 from agent.attach import Attachment
 from agent.attachments import Attachments, Books
 from agent.batch import Batcher
 from agent.clock import boot_id, tick_ns
 from agent.config import Config
 from agent.detach import detach
-from agent.entries import InterfaceTable
 from agent.interfaces import Choice
 from agent.ledger import Ledger
 from agent.links import LinkSocket
@@ -39,6 +37,7 @@ from agent.publisher import Publisher
 from agent.socket_hooks import chosen_cgroup
 from agent.sockets import SocketBooks
 from agent.survey import Events, first_lookup, keep_informed
+from agent.variants import Compiled, Variants
 from agent.watch import Attach, Watch
 from service.broker import Broker
 from service.options import host_and_port
@@ -95,7 +94,8 @@ async def _work(
         address = host_and_port(config.metrics_listen, "metrics_listen")
         listen(*address, ledger, publisher, owners=owners, sockets=socket_books)
     _log_start(report, plan.cgroup)
-    watch.begin(_attach(config, plan, Books(points, ledger, watch.chronicle)))
+    variants = Variants(Compiled.reported(report, plan.pins))
+    watch.begin(_attach(config, variants, Books(points, ledger, watch.chronicle)))
     log.info(
         "agent ready",
         extra={
@@ -109,6 +109,7 @@ async def _work(
         await _observe(observer, publisher, watch, stop, interval=config.interval)
     watch.stop()
     await asyncio.to_thread(_detach, watch, plan)
+    variants.close()
     await asyncio.sleep(_LAST_PACKETS_SECONDS)
     _close_interval(observer, publisher, watch, is_last=True)
     left = await publisher.stop(config.stop_timeout)
@@ -179,24 +180,14 @@ def _close_interval(
             publisher.add(batch)
 
 
-def _attach(config: Config, plan: Plan, books: Books) -> Attach:
+def _attach(config: Config, variants: Variants, books: Books) -> Attach:
     choice = Choice(config.interface, config.exclude_interface)
 
     def attach(namespace: Namespace, links: LinkSocket) -> Attachments:
-        programs = {
-            name: libbpf.open_pinned(plan.pins.program(name))
-            for name in ("hook_xdp", "hook_ingress", "hook_egress")
-        }
-        return Attachments(
-            namespace,
-            links,
-            attachment=Attachment(
-                config.hook, config.tc, plan.pins, programs, netns=namespace.pin_prefix
-            ),
-            table=InterfaceTable(plan.pins.map("interfaces")),
-            choice=choice,
-            books=books,
-        )
+        variant = variants.of(namespace.netns.label)
+        pins, netns = variants.pins, namespace.pin_prefix
+        attachment = Attachment(config.hook, config.tc, pins, variant, netns=netns)
+        return Attachments(namespace, links, attachment=attachment, choice=choice, books=books)
 
     return attach
 

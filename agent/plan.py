@@ -7,10 +7,11 @@ standard input as JSON, a report comes back on its standard output.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 BPFFS = Path("/sys/fs/bpf")
 _ROOT = BPFFS / "hookline"
@@ -73,6 +74,10 @@ class Report:
     buffer: str
     warnings: tuple[str, ...]
     has_sockets: bool = False
+    # By program: what agent.images makes of it.
+    images: Mapping[str, Any] = field(default_factory=dict)
+    # By map: the programs in which others go on, in its order.
+    tails: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

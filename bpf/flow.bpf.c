@@ -73,13 +73,20 @@ static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff
 	frame->segments = skb->gso_segs;
 }
 
-static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *xdp)
+/* A jumbo frame may have parts outside of data; headers are before them. */
+static __always_inline u64 xdp_bytes(struct xdp_md *xdp, const bool is_jumbo)
+{
+	return is_jumbo ? bpf_xdp_get_buff_len(xdp) : (u64)xdp->data_end - xdp->data;
+}
+
+static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *xdp,
+					   const bool is_jumbo)
 {
 	struct interface_entry entry = interface_of(xdp->ingress_ifindex);
 
 	frame->link_bytes = entry.link_bytes;
 	frame->point = entry.ingress_point;
-	frame->bytes = (u64)xdp->data_end - xdp->data;
+	frame->bytes = xdp_bytes(xdp, is_jumbo);
 }
 
 /* Books the packet if it is a plain one; another goes on in the program at tail. */
@@ -118,13 +125,25 @@ static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress, c
 	account_frame(skb, false, &frame, &cursor, tail);
 }
 
-int hook_xdp(struct xdp_md *ctx)
+static __always_inline void account_xdp(struct xdp_md *xdp, const bool is_jumbo)
 {
-	struct cursor cursor = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
+	struct cursor cursor = {(void *)(long)xdp->data, (void *)(long)xdp->data_end};
 	struct frame frame = {};
 
-	frame_from_xdp(&frame, ctx);
-	account_frame(ctx, true, &frame, &cursor, TAIL_XDP);
+	frame_from_xdp(&frame, xdp, is_jumbo);
+	account_frame(xdp, true, &frame, &cursor, TAIL_XDP);
+}
+
+int hook_xdp(struct xdp_md *ctx)
+{
+	account_xdp(ctx, false);
+	return XDP_PASS;
+}
+
+/* Loaded where an interface's frames do not fit into one buffer, from Linux 5.18 on. */
+int hook_xdp_jumbo(struct xdp_md *ctx)
+{
+	account_xdp(ctx, true);
 	return XDP_PASS;
 }
 
@@ -144,7 +163,16 @@ int unusual_xdp(struct xdp_md *ctx)
 {
 	struct frame frame = {};
 
-	frame_from_xdp(&frame, ctx);
+	frame_from_xdp(&frame, ctx, false);
+	account_unusual(ctx, true, &frame);
+	return XDP_PASS;
+}
+
+int unusual_xdp_jumbo(struct xdp_md *ctx)
+{
+	struct frame frame = {};
+
+	frame_from_xdp(&frame, ctx, true);
 	account_unusual(ctx, true, &frame);
 	return XDP_PASS;
 }
@@ -170,7 +198,13 @@ int unusual_egress(struct __sk_buff *skb)
 #if NAMES
 int names_xdp(struct xdp_md *ctx)
 {
-	copy_names(ctx, true, (u64)ctx->data_end - ctx->data, 0);
+	copy_names(ctx, true, xdp_bytes(ctx, false), 0);
+	return XDP_PASS;
+}
+
+int names_xdp_jumbo(struct xdp_md *ctx)
+{
+	copy_names(ctx, true, xdp_bytes(ctx, true), 0);
 	return XDP_PASS;
 }
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of one network namespace, and those for jumbo frames where an interface needs them.
+
+Programs know an interface by its index, and indexes of different namespaces are the same numbers.
+So each namespace has a table of interfaces of its own, and the same programs loaded again with it.
+All else they share: flows, totals and events of all namespaces are in the same maps.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from agent import libbpf
+from agent.entries import InterfaceTable
+from agent.images import Image
+from agent.plan import INTERFACE_SLOTS, LoadError, Pins, Report
+from schemas.control import INTERFACE_ENTRY
+
+HOOKS = ("hook_xdp", "hook_ingress", "hook_egress")
+JUMBO = "_jumbo"
+_TABLE = "interfaces"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the loader has left: pinned programs and maps, and the programs as instructions."""
+
+    pins: Pins
+    images: Mapping[str, Image]
+    # By map: the programs in which others go on, in its order.
+    tails: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def reported(cls, report: Report, pins: Pins) -> Self:
+        images = {name: Image.from_text(text) for name, text in report.images.items()}
+        return cls(pins, images, report.tails)
+
+
+class Variant:
+    """Descriptors of one namespace's programs; they are attached while these are open."""
+
+    def __init__(self, compiled: Compiled, *, is_own: bool) -> None:
+        self._compiled = compiled
+        self._closing = ExitStack()
+        self._table_fd = self._open_table(is_own=is_own)
+        self.table = InterfaceTable(self._table_fd)
+        if is_own:
+            self.programs = {
+                name: self._keep(libbpf.open_pinned(compiled.pins.program(name))) for name in HOOKS
+            }
+        else:
+            self.programs = self._load(HOOKS)
+
+    def load_jumbo(self) -> int:
+        """The XDP program that takes frames of several buffers.
+
+        Raises:
+            LoadError: the kernel has no such programs (before Linux v5.18).
+        """
+        name = f"hook_xdp{JUMBO}"
+        if name not in self.programs:
+            self.programs |= self._load([name], JUMBO, flags=libbpf.BPF_F_XDP_HAS_FRAGS)
+        return self.programs[name]
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def _keep(self, fd: int) -> int:
+        self._closing.callback(os.close, fd)
+        return fd
+
+    def _open_table(self, *, is_own: bool) -> int:
+        if is_own:
+            return self._keep(libbpf.open_pinned(self._compiled.pins.map(_TABLE)))
+        return self._keep(
+            libbpf.create_array(
+                _TABLE, value_bytes=INTERFACE_ENTRY.size_bytes, count=INTERFACE_SLOTS
+            )
+        )
+
+    def _load(self, names: Iterable[str], suffix: str = "", *, flags: int = 0) -> dict[str, int]:
+        """Load hooks, and the programs in which they go on."""
+        names = list(names)
+        images = self._compiled.images
+        maps = {_TABLE: self._table_fd}
+        kinds = {images[name].kind for name in names}
+        tails = {
+            tail: [name + suffix for name in its]
+            for tail, its in self._compiled.tails.items()
+            if images[its[0]].kind in kinds
+        }
+        for tail, its in tails.items():
+            maps[tail] = self._keep(libbpf.create_program_array(tail, len(its)))
+        hooks_and_tails = [*names, *(name for its in tails.values() for name in its)]
+        with ExitStack() as opened:
+            for one in {one for name in hooks_and_tails for one in images[name].maps} - {*maps}:
+                maps[one] = opened.enter_context(libbpf.opened(self._compiled.pins.map(one)))
+            for tail, its in tails.items():
+                for index, name in enumerate(its):
+                    fd = self._load_one(name, maps, flags)
+                    libbpf.update_element(maps[tail], index, fd.to_bytes(4, sys.byteorder))
+            return {name: self._load_one(name, maps, flags) for name in names}
+
+    def _load_one(self, name: str, maps: Mapping[str, int], flags: int) -> int:
+        try:
+            return self._keep(self._compiled.images[name].load(maps, flags=flags))
+        except OSError as error:
+            raise LoadError(f"the kernel refuses {name}: {error.strerror}") from None
+
+
+class Variants:
+    """The programs of every namespace by its label; one that returns finds its own again."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._compiled = compiled
+        self._made: dict[str, Variant] = {}
+
+    @property
+    def pins(self) -> Pins:
+        return self._compiled.pins
+
+    def of(self, netns: str) -> Variant:
+        """Those of the namespace of that label; empty for our own.
+
+        Raises:
+            LoadError: the kernel refuses a program.
+        """
+        if netns not in self._made:
+            self._made[netns] = Variant(self._compiled, is_own=not netns)
+        return self._made[netns]
+
+    def close(self) -> None:
+        for variant in self._made.values():
+            variant.close()

@@ -4,14 +4,17 @@
 The oracles are the interface's own counters and tcpdump with tshark; nothing of ours counts.
 """
 
+import socket
+
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
+from agent import libbpf
 from tests.lab.agents import agent
 from tests.lab.capture import capturing, five_tuples, total
-from tests.lab.foreign import foreign_tc_program
-from tests.lab.links import link
+from tests.lab.foreign import TCX_DROP, foreign_tc_program, tcx_program
+from tests.lab.links import Link, link
 from tests.lab.published import read_published
 from tests.lab.traffic import iperf3, ping, udp_burst, udp_gso
 from tests.lab.tun import tun
@@ -223,3 +226,74 @@ def test_super_packets_in_a_tunnel_count_as_many_as_a_wire_carries(kafka, wire):
     assert packets == grown.tx_packets
     # Of the inner headers only the first segment's are known: 14 + 20 + 32 of 1514 bytes.
     assert grown.tx_bytes * 0.95 < in_bytes <= grown.tx_bytes
+
+
+@pytest.mark.parametrize("buffer", ["ring", "perf"])
+def test_jumbo_frames_are_counted_whole_at_native_xdp(kafka, lab, tmp_path, buffer):
+    # The kernel refuses a program without fragments here: frames of 9014 bytes need three pages.
+    with link(mtu=9000) as wire:
+        flags = ("--hook", "xdp", "--buffer", buffer)
+        with agent("--interface", wire.near.name, *flags, kafka=kafka) as observed:
+            with capturing(wire.far, tmp_path / "sent.pcap", direction="out") as sent:
+                udp_from_far(wire, [8972, 18, 4000, 8972, 5000] * 20)
+                wire.far.send([tagged_jumbo(wire)] * 3)
+                wire.quiet()
+            assert observed.stop() == 0
+        expected = five_tuples(sent)
+        packets_and_bytes = total(sent)
+    published = read_published(kafka, observed.name)
+
+    assert "ingress=xdp" in observed.said
+    assert published.sums("ingress") == packets_and_bytes
+    assert published.five_tuples("ingress") == expected
+    assert published.column("flow", "max_bytes").max() == 9018
+
+
+def udp_from_far(wire: Link, payloads: list[int]) -> None:
+    with wire.far.namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((wire.far.ipv4, 7007))
+        for size in payloads:
+            sock.sendto(bytes(size), (wire.near.ipv4, 9))
+
+
+def tagged_jumbo(wire: Link) -> bytes:
+    """Not a plain packet, so it goes on in the other program."""
+    ethernet = Ether(src=wire.far.mac, dst=wire.near.mac)
+    packet = IP(src=wire.far.ipv4, dst="198.18.255.9") / UDP(sport=7, dport=9)
+    return bytes(ethernet / Dot1Q(vlan=7) / packet / bytes(8972))
+
+
+def test_a_program_behind_ours_drops_what_it_drops_and_is_seen_to_get_it(kafka, wire):
+    before = wire.quiet()
+    with agent("--interface", wire.near.name, "--tc", "tcx", kafka=kafka) as observed:
+        with tcx_program(wire.near, "ingress", TCX_DROP):
+            ping_in_vain(wire)
+        grown = wire.quiet() - before
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    assert published.sums("ingress") == grown.ingress == (3, 3 * 98)
+    # It ran, and nothing was answered.
+    assert published.sums("egress") == grown.egress == (0, 0)
+
+
+def test_a_program_that_puts_itself_before_ours_runs_first(kafka, wire):
+    before = wire.quiet()
+    with agent("--interface", wire.near.name, "--tc", "tcx", kafka=kafka) as observed:
+        with tcx_program(wire.near, "ingress", TCX_DROP, flags=libbpf.BPF_F_BEFORE):
+            ping_in_vain(wire)
+        ping(wire, count=2)
+        grown = wire.quiet() - before
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+
+    assert grown.ingress[0] == 5
+    assert published.sums("ingress")[0] == published.sums("egress")[0] == 2
+
+
+def ping_in_vain(wire: Link) -> None:
+    """Three echo requests from the far end, of which none is answered."""
+    with pytest.raises(RuntimeError):
+        wire.far.namespace.run(
+            *("ping", "-q", "-c", "3", "-i", "0.01", "-W", "0.2", wire.near.ipv4)
+        )

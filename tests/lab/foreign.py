@@ -21,6 +21,7 @@ _SCHED_CLS = 3
 _XDP = 6
 _TC_ACT_OK = 0  # ends the chain
 _XDP_PASS = 2
+TCX_DROP = 2
 
 
 @contextmanager
@@ -70,21 +71,24 @@ def foreign_xdp_program(end: End) -> Iterator[ForeignXdp]:
 @contextmanager
 def foreign_tc_program(end: End, hook: str) -> Iterator[None]:
     """A program in both directions of *end* after which, by its verdict, no other should run."""
-    attach = _tcx_program if hook == "tcx" else _clsact_program
     with ExitStack() as stack:
         if hook == "clsact":
             HERE.run("tc", "qdisc", "add", "dev", end.name, "clsact")
             stack.callback(HERE.run, "tc", "qdisc", "del", "dev", end.name, "clsact")
         for direction in ("ingress", "egress"):
-            stack.enter_context(attach(end, direction))
+            if hook == "tcx":
+                stack.enter_context(tcx_program(end, direction, _TC_ACT_OK))
+            else:
+                stack.enter_context(_clsact_program(end, direction))
         yield
 
 
 @contextmanager
-def _tcx_program(end: End, direction: str) -> Iterator[None]:
+def tcx_program(end: End, direction: str, verdict: int, *, flags: int = 0) -> Iterator[None]:
+    """A program in one direction of *end*, behind all others unless *flags* say else."""
     kind = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}[direction]
-    with program(_SCHED_CLS, _TC_ACT_OK) as fd:
-        link_fd = libbpf.create_link(fd, end.ifindex, kind)
+    with program(_SCHED_CLS, verdict) as fd:
+        link_fd = libbpf.create_link(fd, end.ifindex, kind, flags=flags)
         try:
             yield
         finally:

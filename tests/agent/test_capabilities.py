@@ -18,3 +18,11 @@ from agent.capabilities import missing_capabilities
 )
 def test_what_is_missing_is_named(effective, missing):
     assert missing_capabilities(f"Name:\tagent\nCapEff:\t{effective}\n") == missing
+
+
+def test_entering_other_namespaces_needs_one_more():
+    own = "Name:\tagent\nCapEff:\t000000c000001000\n"
+    root = "Name:\tagent\nCapEff:\t000001ffffffffff\n"
+
+    assert missing_capabilities(own, enters_namespaces=True) == ["CAP_SYS_ADMIN"]
+    assert missing_capabilities(root, enters_namespaces=True) == []

@@ -136,14 +136,14 @@ def test_nothing_is_booked_under_another_name_when_names_and_indexes_are_used_ag
     stem = unique_name()
     index = 700_000_000 + sum(map(ord, stem)) % 1000
     sent: Counter[str] = Counter()
-    with agent("--interface", f"{stem}*", "--interval", "0.05", kafka=kafka) as observed:
+    with agent("--interface", f"{stem}[abc]", "--interval", "0.05", kafka=kafka) as observed:
         for number in range(50):
             name = f"{stem}{'abc'[number % 3]}"
             HERE.run(
                 *("ip", "link", "add", name, "index", str(index + number % 2)),
-                *("type", "veth", "peer", "name", f"{stem}-peer"),
+                *("type", "veth", "peer", "name", f"{stem}p"),
             )
-            HERE.run("ip", "link", "set", f"{stem}-peer", "up")
+            HERE.run("ip", "link", "set", f"{stem}p", "up")
             HERE.run("ip", "link", "set", name, "up")
             if number % 5 < 4:  # others are gone before anybody could look
                 until_observed(observed, index + number % 2)

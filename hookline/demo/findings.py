@@ -40,12 +40,26 @@ HAVING connections > 2
 ORDER BY connections DESC""",
     ),
     Finding(
-        "Who asks for names?",
+        "Which programs talk over TCP, in which role, and how long does a handshake take?",
         """\
-SELECT src_addr, dst_addr, sum(packets) AS questions
-FROM flows
-WHERE direction = 'ingress' AND protocol = 17 AND dst_port = 53
-GROUP BY ALL""",
+SELECT command, role, uniqExact(cookie) AS connections, uniqExact(pid) AS processes,
+       formatReadableSize(max(bytes_sent)) AS most_sent,
+       round(avgIf(handshake_ns, handshake_ns > 0) / 1000) AS handshake_us
+FROM sockets
+WHERE protocol = 6 AND event = 'close' AND (local_port IN (80, 9000) OR remote_port IN (80, 9000))
+GROUP BY ALL
+ORDER BY connections DESC""",
+    ),
+    Finding(
+        "Who asks for which names, and how fast are they answered?",
+        """\
+SELECT dst_addr AS who, query_name, count() AS answers, any(response_code) AS code,
+       round(avg(latency_ns) / 1000) AS latency_us
+FROM dns
+WHERE direction = 'ingress' AND is_response
+GROUP BY ALL
+ORDER BY answers DESC
+LIMIT 5""",
     ),
     Finding(
         "Who pings whom, over IPv4 and IPv6?",

@@ -53,8 +53,11 @@ HOSTS = (WEB, STORE, LAPTOP)
 
 
 def inside(namespace: str, command: Sequence[str]) -> list[str]:
-    """The command line that runs *command* in a namespace."""
-    return ["ip", "netns", "exec", namespace, *command]
+    """The command line that runs *command* in a namespace.
+
+    `ip netns exec` would hide the cgroups, and thereby the sockets, behind a /sys of its own.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}", "--", *command]
 
 
 @contextmanager

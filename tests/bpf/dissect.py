@@ -59,6 +59,7 @@ class Reading(NamedTuple):
     is_truncated: bool = False
     is_fragment: bool = False  # but not a first one
     is_unmatched: bool = False
+    hop_limit: int = 0
 
 
 class _Packet(NamedTuple):
@@ -70,6 +71,7 @@ class _Packet(NamedTuple):
     is_truncated: bool = False
     is_fragment: bool = False
     is_unmatched: bool = False
+    hop_limit: int = 0
 
 
 # What the fragments of a packet share: tunnel and its number, since tenants' addresses overlap,
@@ -151,8 +153,8 @@ class Dissector:
         if not _has_ip_header(ethertype, packet):
             return _Packet(Row(ethertype), is_truncated=True)
         if ethertype == IPV4:
-            return self._ipv4(packet, within)
-        return self._ipv6(packet, within)
+            return self._ipv4(packet, within)._replace(hop_limit=packet[8])
+        return self._ipv6(packet, within)._replace(hop_limit=packet[7])
 
     def _ipv4(self, packet: bytes, within: tuple[str, int]) -> _Packet:
         row = Row(

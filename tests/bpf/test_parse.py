@@ -97,7 +97,8 @@ def test_samples_have_the_rows_of_their_frames_and_their_first_bytes(lab):
         frame[:96].ljust(96, b"\0") for frame in frames
     ]
     assert identities_from(columns) == [reading.row for reading in readings]
-    assert columns["tcp_flags"].tolist() == [reading.tcp_flags for reading in readings]
+    for name in ("tcp_flags", "hop_limit"):
+        assert columns[name].tolist() == [getattr(reading, name) for reading in readings]
 
 
 def test_no_frame_is_ever_stopped(lab):

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.config import HOOKS
+from agent.config import HOOKS, TUNNELS
 from agent.detach import detach
 from agent.interfaces import Choice, InterfaceError
 from agent.links import list_interfaces
@@ -76,6 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: all that are up, without lo)",
     )
     parser.add_argument(
+        "--netns",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="observe this network namespace too: a name of `ip netns`, a process id or a path;"
+        " repeatable",
+    )
+    parser.add_argument(
         "--for",
         dest="seconds",
         type=seconds_in,
@@ -95,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample", type=int, metavar="N", help="report the headers of one packet in N; 0 for none"
     )
+    parser.add_argument(
+        "--tunnels", choices=TUNNELS, help="which packet of a tunnel rows tell of (default: inner)"
+    )
+    for name, what in (("dns", "DNS messages"), ("tls", "TLS ClientHellos")):
+        parser.add_argument(
+            f"--{name}", choices=("yes", "no"), help=f"rows for {what} on the wire (default: no)"
+        )
     parser.add_argument("--node", help="name of this machine in every row (default: its host name)")
     parser.add_argument(
         "--http-port",
@@ -203,7 +218,8 @@ class _Up:
     def _agent_arguments(self) -> list[str]:
         arguments = [f"--kafka={self._kafka.bootstrap}", f"--name={self._agent_name}"]
         arguments += [f"--interface={pattern}" for pattern in self._arguments.interface]
-        for option in ("hook", "sample", "node"):
+        arguments += [f"--netns={name}" for name in self._arguments.netns]
+        for option in ("hook", "sample", "tunnels", "dns", "tls", "node"):
             if (value := getattr(self._arguments, option)) is not None:
                 arguments.append(f"--{option}={value}")
         return arguments

@@ -69,8 +69,8 @@ def _fail(reason: str) -> int:
 def _watch(data: Path, seconds: float) -> None:
     """Run `hookline up` on the switch's ports while the hosts talk."""
     _say(f"three hosts: {WEB.ipv4} web, {STORE.ipv4} store, {LAPTOP.ipv4} laptop")
-    hookline = [sys.executable, "-m", "hookline", "up", "--interface=to-*", f"--data={data}"]
-    command = ["env", "HOOKLINE_DNS=yes", *hookline]
+    hookline = [sys.executable, "-m", "hookline"]
+    command = [*hookline, "up", "--interface=to-*", "--dns=yes", f"--data={data}"]
     with (
         _running(SWITCH, command) as up,
         _running(WEB.namespace, _role("serve-web")),

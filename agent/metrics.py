@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agent.chronicle import Chronicle
 from agent.ledger import Ledger
 from agent.owners import OwnerLookup
 from agent.publisher import Publisher
@@ -41,7 +42,9 @@ class _Reader(Collector):
         publisher: Publisher,
         owners: OwnerLookup | None = None,
         sockets: SocketBooks | None = None,
+        chronicle: Chronicle | None = None,
     ) -> None:
+        self._chronicle = chronicle
         self._ledger = ledger
         self._publisher = publisher
         self._owners = owners
@@ -56,6 +59,12 @@ class _Reader(Collector):
             "payload bytes that wait for Kafka",
             value=self._publisher.waiting_bytes,
         )
+        if self._chronicle is not None:
+            yield CounterMetricFamily(
+                "agent_dropped_interface_rows",
+                "rows about interfaces that were dropped while Kafka was away",
+                value=self._chronicle.dropped_rows_total,
+            )
         if self._owners is not None:
             yield from _of_owners(self._owners)
         if self._sockets is not None:
@@ -92,6 +101,7 @@ def listen(
     *,
     owners: OwnerLookup | None = None,
     sockets: SocketBooks | None = None,
+    chronicle: Chronicle | None = None,
 ) -> None:
     """Serve `/metrics` from a thread until the process ends.
 
@@ -99,5 +109,5 @@ def listen(
         OSError: the address cannot be bound.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(ledger, publisher, owners, sockets))
+    registry.register(_Reader(ledger, publisher, owners, sockets, chronicle))
     start_http_server(port, host, registry=registry)

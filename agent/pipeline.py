@@ -92,7 +92,14 @@ async def _work(
     publisher = Publisher(_broker(config), node=config.node, backlog_bytes=config.backlog_bytes)
     if config.metrics_listen:
         address = host_and_port(config.metrics_listen, "metrics_listen")
-        listen(*address, ledger, publisher, owners=owners, sockets=socket_books)
+        listen(
+            *address,
+            ledger,
+            publisher,
+            owners=owners,
+            sockets=socket_books,
+            chronicle=watch.chronicle,
+        )
     _log_start(report, plan.cgroup)
     variants = Variants(Compiled.reported(report, plan.pins))
     watch.begin(_attach(config, variants, Books(points, ledger, watch.chronicle)))

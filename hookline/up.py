@@ -23,8 +23,8 @@ from pathlib import Path
 from agent.config import HOOKS, TUNNELS
 from agent.detach import detach
 from agent.interfaces import Choice, InterfaceError
-from agent.links import list_interfaces
 from agent.plan import pins_of
+from agent.watch import Watch
 from hookline.arguments import port_number, seconds_in
 from hookline.backlog import GROUP, until_stored
 from hookline.child import Child, ChildError
@@ -72,16 +72,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="interface to observe, or a pattern such as 'veth*'; repeatable"
-        " (default: all that are up, without lo)",
+        help="interface to observe, or a pattern such as 'veth*', whenever one appears; repeatable"
+        " (default: all, without lo)",
     )
     parser.add_argument(
-        "--netns",
+        "--exclude-interface",
         metavar="NAME",
         action="append",
         default=[],
-        help="observe this network namespace too: a name of `ip netns`, a process id or a path;"
-        " repeatable",
+        help="interface not to observe, or a pattern; repeatable",
+    )
+    parser.add_argument(
+        "--netns",
+        metavar="NETNS",
+        action="append",
+        default=[],
+        help="observe the interfaces of this network namespace too: a name of `ip netns`, a"
+        " process id or a path; repeatable",
     )
     parser.add_argument(
         "--for",
@@ -133,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail("loading eBPF programs needs root; run it with sudo", code=1)
     try:
         # The agent says the same, but only once everything else has started.
-        Choice(tuple(arguments.interface)).check(list_interfaces())
+        _check_interfaces(arguments)
     except InterfaceError as error:
         return _fail(str(error), code=2)
     place = Place(arguments.data.resolve())
@@ -144,6 +151,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail(str(error), code=error.code)
     except (UpError, KafkaError, JavaError) as error:
         return _fail(str(error), code=1)
+
+
+def _check_interfaces(arguments: argparse.Namespace) -> None:
+    choice = Choice(tuple(arguments.interface), tuple(arguments.exclude_interface))
+    Watch(tuple(arguments.netns), choice).close()
 
 
 def _fail(reason: str, *, code: int) -> int:
@@ -217,8 +229,9 @@ class _Up:
 
     def _agent_arguments(self) -> list[str]:
         arguments = [f"--kafka={self._kafka.bootstrap}", f"--name={self._agent_name}"]
-        arguments += [f"--interface={pattern}" for pattern in self._arguments.interface]
-        arguments += [f"--netns={name}" for name in self._arguments.netns]
+        for option in ("interface", "exclude_interface", "netns"):
+            flag = option.replace("_", "-")
+            arguments += [f"--{flag}={value}" for value in getattr(self._arguments, option)]
         for option in ("hook", "sample", "tunnels", "dns", "tls", "node"):
             if (value := getattr(self._arguments, option)) is not None:
                 arguments.append(f"--{option}={value}")

@@ -83,6 +83,7 @@ def test_the_metrics_page_has_every_metric_and_no_other():
     counters = (*agent.ledger._PASSED_ON, *agent.ledger._REJECTED.values())
     of_agent |= {f"agent_{counter}_total" for counter in counters}
 
+    of_agent.add("agent_dropped_interface_rows_total")
     of_owners = {"agent_known_sockets", "agent_evicted_sockets_total"}
     assert rows == consumer | of_agent | of_owners | {"agent_waiting_bytes"}
 

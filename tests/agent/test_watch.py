@@ -5,13 +5,15 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from agent import libbpf
 from schemas.interface import EVENTS
 from tests.lab.agents import Agent, agent
 from tests.lab.foreign import foreign_xdp_program
-from tests.lab.links import HERE, link, unique_name
+from tests.lab.links import HERE, End, link, unique_name
 from tests.lab.published import Published, read_published
 from tests.lab.traffic import ping, udp_burst
 from tests.lab.waiting import wait_until
@@ -172,6 +174,28 @@ def send(name: str, times: int) -> None:
         sock.bind((name, 0))
         for _ in range(times):
             sock.send(FRAME)
+
+
+def test_an_interface_that_moves_to_another_namespace_is_let_go(lab):
+    with link() as wire, link() as other:
+        flags = ("--interface", wire.near.name[:-1] + "?", "--stop-timeout", "0.1")
+        with agent(*flags) as observed:
+            HERE.run("ip", "link", "set", wire.near.name, "netns", other.far.namespace.name)
+            observed.until_it_says("interface is gone")
+            links = observed_links(observed)
+            moved = replace(wire.near, namespace=other.far.namespace)
+            programs = tcx_programs(moved)
+            moved.namespace.run("ip", "link", "set", moved.name, "netns", "1")
+            until_observed(observed, wire.near.ifindex)
+            observed.stop()
+
+    assert not links
+    assert not programs
+
+
+def tcx_programs(end: End) -> list[int]:
+    with end.namespace.entered():
+        return libbpf.attached_programs(end.ifindex, libbpf.BPF_TCX_EGRESS)
 
 
 def test_what_finds_no_hook_point_is_counted_as_unknown_and_said(kafka, lab):

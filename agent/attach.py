@@ -10,6 +10,7 @@ hide the packet from whatever comes after.
 
 import errno
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class Attached:
     egress_hook: str
     pins: list[Path]
     is_qdisc_ours: bool = False
+    is_jumbo: bool = False  # the XDP program is the one that takes frames of several buffers
 
 
 @dataclass(slots=True)
@@ -50,8 +52,37 @@ class Attachment:
     _egress_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._xdp_ids = {libbpf.program_id(self.variant.programs["hook_xdp"])}
-        self._egress_id = libbpf.program_id(self.variant.programs["hook_egress"])
+        self._use(self.variant)
+
+    def _use(self, variant: Variant) -> None:
+        self.variant = variant
+        self._xdp_ids = {libbpf.program_id(fd) for fd in variant.xdp_programs}
+        self._egress_id = libbpf.program_id(variant.programs["hook_egress"])
+
+    def swap(self, variant: Variant, attached: Iterable[tuple[int, Attached]]) -> None:
+        """Put other programs in the places of ours, by index of interface, and at what comes.
+
+        The kernel replaces the program of a link, or of a filter, in one step: a packet meets the
+        one or the other.  Programs that count in the same maps thereby miss no packet.
+
+        Raises:
+            OSError: the kernel refuses one; those before it are replaced.
+            LoadError: it refuses to load the one for jumbo frames.
+        """
+        for ifindex, one in attached:
+            xdp_fd = variant.load_jumbo() if one.is_jumbo else variant.programs["hook_xdp"]
+            for path in one.pins:
+                _swap_link(path, {**variant.programs, "hook_xdp": xdp_fd})
+            for direction, hook in (("ingress", one.ingress_hook), ("egress", one.egress_hook)):
+                if hook == "clsact":
+                    self._swap_filter(ifindex, direction, variant)
+        self._use(variant)
+
+    def _swap_filter(self, ifindex: int, direction: str, variant: Variant) -> None:
+        from agent import netlink  # noqa: PLC0415 - pyroute2 takes 10 MB, and few need it
+
+        program_fd = variant.programs[f"hook_{direction}"]
+        netlink.replace(program_fd, ifindex, direction, owner=self.pins.owner)
 
     def attach(self, one: Interface) -> Attached:
         """Attach both directions of one interface; what succeeded is undone where one fails.
@@ -130,6 +161,7 @@ class Attachment:
                 raise
             # Its frames may be too long for one buffer, which is refused likewise.
             fd = self._link_xdp(one, hook, self._jumbo(error))
+            attached.is_jumbo = True
         self._pin(fd, one, "ingress", attached)
 
     def _link_xdp(self, one: Interface, hook: str, program_fd: int) -> int:
@@ -183,6 +215,19 @@ class Attachment:
         finally:
             os.close(fd)
         attached.pins.append(path)
+
+
+def _swap_link(path: Path, programs: Mapping[str, int]) -> None:
+    direction, _, _ = path.name.partition("-")
+    with libbpf.opened(path) as link_fd:
+        is_xdp = libbpf.link_type(link_fd) == libbpf.LINK_XDP
+        program_fd = programs["hook_xdp" if is_xdp else f"hook_{direction}"]
+        try:
+            libbpf.update_link(link_fd, program_fd)
+        except OSError as error:
+            # Its interface has gone, and nothing runs there any more.
+            if error.errno != errno.ENOLINK:
+                raise
 
 
 def _explain_xdp(one: Interface, hook: str, error: OSError) -> str:

@@ -22,6 +22,7 @@ from agent.links import LinkSocket
 from agent.namespaces import Namespace
 from agent.plan import LoadError
 from agent.points import HookPoints, Pair
+from agent.variants import Variants
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,12 @@ class Attachments:
         for ifindex, one in now.items():
             if ifindex not in self._observed and one.is_up:
                 self._try_to_attach(one)
+
+    def swap(self, variants: Variants) -> None:
+        """Put other programs in the places of ours; raises as `Attachment.swap` does."""
+        variant = variants.of(self._namespace.netns.label)
+        attached = [(ifindex, one.attached) for ifindex, one in self._observed.items()]
+        self._namespace.call(lambda: self._attachment.swap(variant, attached))
 
     def end(self, event: str = "detached") -> None:
         """Detach from everything."""

@@ -57,7 +57,7 @@ class KernelClock:
 
     def anchor(self) -> Anchor:
         jiffies, monotonic_ns = self._read()
-        offset_ns = _wall_offset_ns()
+        offset_ns = wall_offset_ns()
         return Anchor(jiffies, monotonic_ns, monotonic_ns + offset_ns, self._tick_ns)
 
     def begin_interval(self) -> None:
@@ -80,7 +80,7 @@ def tick_ns() -> int:
     return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
-def _wall_offset_ns() -> int:
+def wall_offset_ns() -> int:
     """Wall time minus CLOCK_MONOTONIC: the reading of three in which the least time passed."""
     readings: list[tuple[int, int]] = []
     for _ in range(3):

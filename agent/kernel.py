@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile and load the kernel programs with bcc: the one module that imports it.
 
-Configuration is compiled in, so what is off costs nothing.  The hash key is drawn anew at each
-load, so that nobody outside can aim flows at one set of the cache.
+Configuration is compiled in, so what is off costs nothing.
 """
 
 import ctypes
 import os
 import re
-import secrets
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +84,13 @@ def flow_source(plan: Plan) -> Source:
     )
 
 
+def recompiled_source(plan: Plan) -> Source:
+    """The same hooks once more; the maps that they share are there already."""
+    source = flow_source(plan)
+    programs = {name: kind for name, kind in source.programs.items() if name != "hook_clock"}
+    return replace(source, programs=programs, maps=())
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """Descriptors of everything loaded; they live as long as *module*."""
@@ -116,8 +121,13 @@ def load(plan: Plan) -> Loaded:
         return load_source(source, plan, "perf")
 
 
-def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
+def load_source(
+    source: Source, plan: Plan, buffer: str, *, suffix: str = "", definitions: Sequence[str] = ()
+) -> Loaded:
     """Compile and load one source; maps that are pinned already are shared, others are made.
+
+    *suffix* ends the names of maps that are not to be shared, *definitions* are further options of
+    the compiler.
 
     Raises:
         LoadError: the compiler or the verifier refuses.
@@ -130,7 +140,10 @@ def load_source(source: Source, plan: Plan, buffer: str) -> Loaded:
         raise LoadError(f"bcc is missing ({error}); install python3-bpfcc") from None
     with _quiet_stderr() as complaints:
         try:
-            module = BPF(text=source_text(source.file).encode(), cflags=_definitions(plan, buffer))
+            module = BPF(
+                text=source_text(source.file).encode(),
+                cflags=[*_definitions(plan, buffer, suffix), *definitions],
+            )
             programs = {
                 name: module.load_func(
                     name, getattr(BPF, kind), attach_type=source.attach_types.get(name, -1)
@@ -191,7 +204,7 @@ def source_text(file: str) -> str:
     return _INCLUDE.sub(content, (SOURCE_PATH / file).read_text())
 
 
-def _definitions(plan: Plan, buffer: str) -> list[str]:
+def _definitions(plan: Plan, buffer: str, suffix: str) -> list[str]:
     numbers = {
         "CPUS": plan.cpus,
         "SLOTS_PER_CPU": plan.slots_per_cpu,
@@ -207,11 +220,11 @@ def _definitions(plan: Plan, buffer: str) -> list[str]:
         "DNS": int(bool(plan.dns_ports)),
         "TLS": int(plan.tls),
     }
-    seeds = [f"-DSEED_{number}={secrets.randbits(64) | 1}ULL" for number in range(5)]
+    seeds = [f"-DSEED_{number}={seed}ULL" for number, seed in enumerate(plan.seeds)]
     return [
         f"-I{SOURCE_PATH}",
         f'-DPINS="{plan.pins.map("")}"',
-        '-DVARIANT=""',
+        f'-DVARIANT="{suffix}"',
         f"-DIS_VXLAN_PORT(port_be)=({_is_one_of(plan.vxlan_ports)})",
         f"-DIS_DNS_PORT(port_be)=({_is_one_of(plan.dns_ports)})",
         *(f"-D{name}={value}" for name, value in numbers.items()),

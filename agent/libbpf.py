@@ -18,6 +18,11 @@ BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
 BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chain
 
+# enum bpf_map_type and enum bpf_link_type, in the same file.
+MAP_ARRAY_OF_MAPS = 12
+MAP_RINGBUF = 27
+LINK_XDP = 6
+
 # include/uapi/linux/if_link.h
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
@@ -111,6 +116,8 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
         ctypes.c_size_t,
         _Pointer,
     ),
+    "bpf_link_update": (ctypes.c_int, ctypes.c_int, _Pointer),
+    "bpf_map_delete_elem": (ctypes.c_int, _Pointer),
     "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
     "bpf_prog_test_run_opts": (ctypes.c_int, _Pointer),
 }
@@ -170,6 +177,42 @@ def create_cgroup_link(program_fd: int, cgroup_fd: int, attach_type: int) -> int
     return _call("bpf_link_create", subject, program_fd, cgroup_fd, attach_type, None)
 
 
+def update_link(link_fd: int, program_fd: int) -> None:
+    """Put another program of the same type in the place of a link's, without a packet between."""
+    _call("bpf_link_update", "link", link_fd, program_fd, None)
+
+
+def link_type(link_fd: int) -> int:
+    """Which kind of link it is."""
+    return information(link_fd)[0]
+
+
+def information(fd: int) -> list[int]:
+    """The first words of the kernel's struct about a program or link: bpf_prog_info, _link_info."""
+    words = (ctypes.c_uint32 * 16)()
+    size = ctypes.c_uint32(ctypes.sizeof(words))
+    _call("bpf_obj_get_info_by_fd", f"fd {fd}", fd, ctypes.byref(words), ctypes.byref(size))
+    return list(words)
+
+
+def create_ring(size_bytes: int) -> int:
+    """A new ring buffer; it lives as long as a descriptor, pin or program holds it."""
+    return _call("bpf_map_create", "ring", MAP_RINGBUF, b"hookline_ring", 0, 0, size_bytes, None)
+
+
+def create_array_of_rings(count: int) -> int:
+    """A new array whose elements are ring buffers, or nothing."""
+    pattern = create_ring(os.sysconf("SC_PAGE_SIZE"))
+    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), inner_map_fd=pattern)
+    try:
+        return _call(
+            *("bpf_map_create", "array of rings", MAP_ARRAY_OF_MAPS, b"hookline_rings"),
+            *(4, 4, count, ctypes.byref(options)),
+        )
+    finally:
+        os.close(pattern)
+
+
 def detach_link(path: Path) -> None:
     """Detach the link pinned at *path* now, not when its last holder lets go, and unpin it.
 
@@ -217,16 +260,7 @@ def load_program(kind: str, instructions: bytes, *, flags: int = 0) -> int:
 
 def program_id(program_fd: int) -> int:
     """The number by which the kernel knows a program."""
-    information = (ctypes.c_uint32 * 2)()  # the head of struct bpf_prog_info: type, id
-    size = ctypes.c_uint32(ctypes.sizeof(information))
-    _call(
-        "bpf_obj_get_info_by_fd",
-        f"fd {program_fd}",
-        program_fd,
-        ctypes.byref(information),
-        ctypes.byref(size),
-    )
-    return int(information[1])
+    return information(program_fd)[1]
 
 
 def attached_programs(ifindex: int, attach_type: int) -> list[int]:
@@ -263,6 +297,12 @@ def update_element(map_fd: int, key: int, value: bytes) -> None:
     """Set one element of an array; the key is its index."""
     index = ctypes.c_uint32(key)
     _call("bpf_map_update_elem", f"key {key}", map_fd, ctypes.byref(index), value, 0)
+
+
+def delete_element(map_fd: int, key: int) -> None:
+    """Empty one element of an array of maps; programs that had looked it up are done then."""
+    index = ctypes.c_uint32(key)
+    _call("bpf_map_delete_elem", f"key {key}", map_fd, ctypes.byref(index))
 
 
 def run_program(program_fd: int, packet: bytes, *, repeat: int = 1) -> tuple[int, int]:

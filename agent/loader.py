@@ -24,9 +24,7 @@ _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 def main() -> int:
-    # What is attached for an agent that was killed would count on, and nobody would read it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):  # it was killed before the line above
+    if not lives_with(int(sys.argv[1])):
         return 1
     try:
         report = _load(Plan.from_json(sys.stdin.read()))
@@ -35,6 +33,15 @@ def main() -> int:
         return 1
     sys.stdout.write(report.to_json())
     return 0
+
+
+def lives_with(agent_pid: int) -> bool:
+    """Have this process killed when the agent is; False where that has happened already.
+
+    What is attached for an agent that was killed would count on, and nobody would read it.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == agent_pid
 
 
 def _load(plan: Plan) -> Report:

@@ -31,21 +31,21 @@ class SharedMaps:
     def __init__(self, plan: Plan) -> None:
         pins = plan.pins
         count = plan.cpus * plan.slots_per_cpu
-        self.slots = _mapped(pins.map("flow_slots"), FLOW_SLOT, count)
-        self.origins = _mapped(pins.map("flow_origins"), FLOW_ORIGIN, count)
+        self.slots = mapped(pins.map("flow_slots"), FLOW_SLOT, count)
+        self.origins = mapped(pins.map("flow_origins"), FLOW_ORIGIN, count)
         contexts = plan.cpus * plan.contexts_per_cpu
-        self.contexts = _mapped(pins.map("contexts"), FLOW_CONTEXT, contexts)
-        totals = _mapped(pins.map("totals"), HOOK_TOTALS, plan.cpus * plan.hook_points)
+        self.contexts = mapped(pins.map("contexts"), FLOW_CONTEXT, contexts)
+        totals = mapped(pins.map("totals"), HOOK_TOTALS, plan.cpus * plan.hook_points)
         self.totals = totals.reshape(plan.cpus, plan.hook_points)
-        self.clock = _mapped(pins.map("agent_clock"), AGENT_CLOCK, 1, is_writable=True)
+        self.clock = mapped(pins.map("agent_clock"), AGENT_CLOCK, 1, is_writable=True)
 
 
 def socket_totals(plan: Plan) -> Rows:
     """What each CPU has counted of socket events, (cpus,)."""
-    return _mapped(plan.pins.map("socket_totals"), SOCKET_TOTALS, plan.cpus)
+    return mapped(plan.pins.map("socket_totals"), SOCKET_TOTALS, plan.cpus)
 
 
-def _mapped(
+def mapped(
     path: os.PathLike[str], layout: Layout, count: int, *, is_writable: bool = False
 ) -> Rows:
     """The array pinned at *path* as (count,) rows of *layout*; the mapping outlives the fd."""

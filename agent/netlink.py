@@ -62,22 +62,40 @@ def attach(program_fd: int, ifindex: int, direction: str, *, owner: str) -> bool
     with IPRoute() as netlink:
         created = _ensure_clsact(netlink, ifindex)
         try:
-            netlink.tc(
-                "add-filter",
-                "bpf",
-                ifindex,
-                _handle(owner),
-                parent=_PARENTS[direction],
-                prio=_PRIORITY,
-                protocol=_ETH_P_ALL,
-                fd=program_fd,
-                name=f"hookline_{direction}",
-                direct_action=True,
-                classid=1,
-            )
+            netlink.tc("add-filter", "bpf", ifindex, **_filter(program_fd, direction, owner))
         except NetlinkError as error:
             raise RefusedError(error.code, os.strerror(error.code)) from None
         return created
+
+
+@_in_a_thread
+def replace(program_fd: int, ifindex: int, direction: str, *, owner: str) -> None:
+    """Put another program in the place of *owner*'s filter, without a packet between.
+
+    Where *owner* has no filter, or the interface has gone, there is nothing to replace.
+
+    Raises:
+        RefusedError: the kernel refuses the program.
+    """
+    with IPRoute() as netlink:
+        try:
+            netlink.tc("change-filter", "bpf", ifindex, **_filter(program_fd, direction, owner))
+        except NetlinkError as error:
+            if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                raise RefusedError(error.code, os.strerror(error.code)) from None
+
+
+def _filter(program_fd: int, direction: str, owner: str) -> dict[str, object]:
+    return {
+        "handle": _handle(owner),
+        "parent": _PARENTS[direction],
+        "prio": _PRIORITY,
+        "protocol": _ETH_P_ALL,
+        "fd": program_fd,
+        "name": f"hookline_{direction}",
+        "direct_action": True,
+        "classid": 1,
+    }
 
 
 def _handle(owner: str) -> int:

@@ -19,8 +19,10 @@ from pathlib import Path
 from agent.attach import Attachment
 from agent.attachments import Attachments, Books
 from agent.batch import Batcher
+from agent.captures import Captures
 from agent.clock import boot_id, tick_ns
 from agent.config import Config
+from agent.control import Control, describe, socket_path
 from agent.detach import detach
 from agent.interfaces import Choice
 from agent.ledger import Ledger
@@ -103,16 +105,21 @@ async def _work(
     _log_start(report, plan.cgroup)
     variants = Variants(Compiled.reported(report, plan.pins))
     watch.begin(_attach(config, variants, Books(points, ledger, watch.chronicle)))
-    log.info(
-        "agent ready",
-        extra={
-            "pid": os.getpid(),
-            "interfaces": len(watch.interfaces),
-            "buffer": report.buffer,
-        },
-    )
     publisher.start()
-    async with _informed(owners, _events(config, report)):
+    captures = Captures(plan, variants, buffer=report.buffer, names=points.names, swap=watch.swap)
+    control = Control(captures, lambda: describe(points, watch.interfaces))
+    async with (
+        _informed(owners, _events(config, report)),
+        control.listening(socket_path(config.name)),
+    ):
+        log.info(
+            "agent ready",
+            extra={
+                "pid": os.getpid(),
+                "interfaces": len(watch.interfaces),
+                "buffer": report.buffer,
+            },
+        )
         await _observe(observer, publisher, watch, stop, interval=config.interval)
     watch.stop()
     await asyncio.to_thread(_detach, watch, plan)

@@ -7,6 +7,7 @@ standard input as JSON, a report comes back on its standard output.
 
 import dataclasses
 import json
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,11 @@ FIRST_POINT = 1
 MAX_POINTS = 4096
 MAX_CONTEXTS = 1 << 18
 MAX_CONTEXTS_PER_CPU = 1 << 14
+
+
+def draw_seeds() -> tuple[int, ...]:
+    """A new hash key, so that nobody outside can aim flows at one set of the cache."""
+    return tuple(secrets.randbits(64) | 1 for _ in range(5))
 
 
 class LoadError(Exception):
@@ -46,6 +52,8 @@ class Plan:
     socket_ticks: int = 1  # jiffies between two reports of one connection
     dns_ports: tuple[int, ...] = ()  # none: DNS is compiled out
     tls: bool = False
+    # Programs that are compiled later share the cache, so they must share its hash key.
+    seeds: tuple[int, ...] = field(default_factory=draw_seeds)
 
     @property
     def contexts_per_cpu(self) -> int:
@@ -64,7 +72,31 @@ class Plan:
         content = json.loads(text)
         content["vxlan_ports"] = tuple(content["vxlan_ports"])
         content["dns_ports"] = tuple(content["dns_ports"])
+        content["seeds"] = tuple(content["seeds"])
         return cls(**content)
+
+
+@dataclass(frozen=True, slots=True)
+class Recompilation:
+    """The same programs once more, with further definitions, beside those of the plan."""
+
+    plan: Plan
+    number: int
+    definitions: tuple[str, ...]
+
+    @property
+    def suffix(self) -> str:
+        """The end of the names of maps that it does not share."""
+        return f"-{self.number}"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        content = json.loads(text)
+        plan = Plan.from_json(json.dumps(content["plan"]))
+        return cls(plan, content["number"], tuple(content["definitions"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,10 @@ class HookPoints:
         """The pairs that were given back and may still have something to report."""
         return self._settling.keys()
 
+    def names(self) -> list[str]:
+        """The interface of every hook point; those that wait keep the name that they had."""
+        return [self._names[(point + 1) // 2] for point in range(self.count)]
+
     def take(self, name: str) -> Pair | None:
         """A pair for the interface of that full name; None while all are in use."""
         if not self._free:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.plan import LoadError, Plan, Report
+from agent.plan import LoadError, Plan, Recompilation, Report
 
 LOCKS = Path("/run/hookline")
 
@@ -20,20 +20,34 @@ async def load(plan: Plan) -> Report:
     Raises:
         LoadError: it could not compile, load or attach; nothing stays attached then.
     """
+    return Report.from_json(await _run("agent.loader", plan.to_json()))
+
+
+async def recompile(what: Recompilation) -> Report:
+    """Have the programs compiled once more; the report has them as instructions.
+
+    Raises:
+        LoadError: the compiler or the verifier refuses.
+    """
+    return Report.from_json(await _run("agent.recompile", what.to_json()))
+
+
+async def _run(module: str, order: str) -> str:
+    """What a loader process says; *order* goes to its standard input."""
     loader = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "agent.loader",
+        module,
         str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, complaints = await loader.communicate(plan.to_json().encode())
+    output, complaints = await loader.communicate(order.encode())
     if loader.returncode != 0:
         lines = complaints.decode(errors="replace").strip().splitlines()
         raise LoadError(lines[-1] if lines else f"the loader ended with {loader.returncode}")
-    return Report.from_json(output.decode())
+    return output.decode()
 
 
 @contextlib.contextmanager

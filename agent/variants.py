@@ -42,17 +42,25 @@ class Compiled:
 class Variant:
     """Descriptors of one namespace's programs; they are attached while these are open."""
 
-    def __init__(self, compiled: Compiled, *, is_own: bool) -> None:
+    def __init__(
+        self, compiled: Compiled, *, is_own: bool, former: "Variant | None" = None
+    ) -> None:
+        """With *former*, its table of interfaces is used too."""
         self._compiled = compiled
         self._closing = ExitStack()
-        self._table_fd = self._open_table(is_own=is_own)
-        self.table = InterfaceTable(self._table_fd)
-        if is_own:
+        self.table_fd: int = former.table_fd if former else self._open_table(is_own=is_own)
+        self.table = InterfaceTable(self.table_fd)
+        if is_own and not former:
             self.programs = {
                 name: self._keep(libbpf.open_pinned(compiled.pins.program(name))) for name in HOOKS
             }
         else:
             self.programs = self._load(HOOKS)
+
+    @property
+    def xdp_programs(self) -> list[int]:
+        """Those for XDP that are loaded."""
+        return [fd for name, fd in self.programs.items() if name.startswith("hook_xdp")]
 
     def load_jumbo(self) -> int:
         """The XDP program that takes frames of several buffers.
@@ -85,7 +93,7 @@ class Variant:
         """Load hooks, and the programs in which they go on."""
         names = list(names)
         images = self._compiled.images
-        maps = {_TABLE: self._table_fd}
+        maps = {_TABLE: self.table_fd}
         kinds = {images[name].kind for name in names}
         tails = {
             tail: [name + suffix for name in its]
@@ -114,8 +122,10 @@ class Variant:
 class Variants:
     """The programs of every namespace by its label; one that returns finds its own again."""
 
-    def __init__(self, compiled: Compiled) -> None:
+    def __init__(self, compiled: Compiled, former: "Variants | None" = None) -> None:
+        """Those of another compilation use the tables of the *former*."""
         self._compiled = compiled
+        self._former = former
         self._made: dict[str, Variant] = {}
 
     @property
@@ -129,7 +139,8 @@ class Variants:
             LoadError: the kernel refuses a program.
         """
         if netns not in self._made:
-            self._made[netns] = Variant(self._compiled, is_own=not netns)
+            former = self._former.of(netns) if self._former else None
+            self._made[netns] = Variant(self._compiled, is_own=not netns, former=former)
         return self._made[netns]
 
     def close(self) -> None:

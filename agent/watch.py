@@ -16,6 +16,7 @@ from agent.chronicle import Chronicle
 from agent.interfaces import Choice, Interface, InterfaceError
 from agent.links import LinkSocket
 from agent.namespaces import OWN, Namespace, Netns, given_namespaces
+from agent.variants import Variants
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,16 @@ class Watch:
         for watched in self._watched.values():
             if watched.attachments:
                 watched.attachments.close_interval()
+
+    def swap(self, variants: Variants) -> None:
+        """Put other programs in the places of ours, everywhere.
+
+        Raises:
+            OSError, LoadError: the kernel refuses one; those before it are replaced.
+        """
+        for watched in self._watched.values():
+            if watched.attachments:
+                watched.attachments.swap(variants)
 
     def stop(self) -> None:
         """Hear of no more changes."""

@@ -19,7 +19,8 @@
  * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
  * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
  * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be), and
- * the hash key SEED_0 to SEED_4 (odd numbers).
+ * the hash key SEED_0 to SEED_4 (odd numbers).  Only while somebody captures, also CAPTURES and what
+ * capture.bpf.h wants.
  */
 #include "events.h"
 #include "parse.h"
@@ -65,6 +66,7 @@ static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff
 
 	frame->link_bytes = entry.link_bytes;
 	frame->point = is_egress ? entry.egress_point : entry.ingress_point;
+	frame->direction = is_egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 	frame->bytes = skb->len;
 	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
 	frame->has_aside_tag = skb->vlan_present;
@@ -86,7 +88,9 @@ static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *x
 
 	frame->link_bytes = entry.link_bytes;
 	frame->point = entry.ingress_point;
+	frame->direction = DIRECTION_INGRESS;
 	frame->bytes = xdp_bytes(xdp, is_jumbo);
+	frame->is_jumbo = is_jumbo;
 }
 
 /* Books the packet if it is a plain one; another goes on in the program at tail. */
@@ -111,6 +115,9 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 		/* Comes back only where there is no such program: counted by what was read. */
 		packet.is_truncated = 1;
 	}
+#if CAPTURES
+	capture_plain(ctx, is_xdp, frame, &packet);
+#endif
 	count_segments(&packet, frame->segment_bytes, frame->segments);
 	book(ctx, is_xdp, books, &packet, cpu, frame->point);
 	name_packet(ctx, is_xdp, &packet, cpu);

@@ -10,6 +10,19 @@
 
 #include "parse.h"
 
+/* Where and how a frame is to be read. */
+struct frame {
+	u64 point;
+	u64 direction;
+	u64 bytes;    /* in memory */
+	u64 is_jumbo; /* of XDP: parts of it may lie elsewhere */
+	u64 link_bytes;
+	u64 has_aside_tag;
+	u64 aside_vlan;
+	u64 segment_bytes; /* of a super-packet */
+	u64 segments;
+};
+
 /* Nothing that we read starts behind this: the verifier wants a bound. */
 #define READABLE_BYTES 0xfff
 

@@ -11,7 +11,11 @@
 #include "book.bpf.h"
 #include "contexts.bpf.h"
 #include "dissect.bpf.h"
+#include "frame.h"
 #include "names.bpf.h"
+#if CAPTURES
+#include "capture.bpf.h"
+#endif
 
 static __always_inline void copy_counts(struct packet *to, const struct packet *from)
 {
@@ -73,17 +77,6 @@ static __always_inline void book_copy(void *ctx, struct dissection *d, struct ho
 		books->new_flows++;
 }
 
-/* Where and how a frame is to be read. */
-struct frame {
-	u64 point;
-	u64 bytes; /* in memory */
-	u64 link_bytes;
-	u64 has_aside_tag;
-	u64 aside_vlan;
-	u64 segment_bytes; /* of a super-packet */
-	u64 segments;
-};
-
 static __always_inline void begin(struct dissection *d, const struct frame *frame)
 {
 	__builtin_memset(d, 0, sizeof(*d));
@@ -118,6 +111,9 @@ static __always_inline void account_unusual(void *ctx, const bool is_xdp, const 
 		books->unmatched_fragment_packets += d->packet.segments;
 	if (d->tunnel)
 		books->tunnel_packets += d->packet.segments;
+#if CAPTURES
+	capture_unusual(ctx, is_xdp, frame, d);
+#endif
 	book_one(ctx, is_xdp, d, books, cpu);
 #if TUNNELS == TUNNELS_BOTH
 	if (d->tunnel) {

@@ -44,6 +44,17 @@ def port_number(text: str) -> int:
     raise ArgumentTypeError(f"{text!r} is no port: write 0 to 65535")
 
 
+def number_from(least: int, most: int) -> Callable[[str], int]:
+    """A reader of numbers in these limits."""
+
+    def number_of(text: str) -> int:
+        if re.fullmatch(r"\d{1,19}", text, re.ASCII) and least <= int(text) <= most:
+            return int(text)
+        raise ArgumentTypeError(f"{text!r} is out of its limits: write {least} to {most}")
+
+    return number_of
+
+
 def limit_in(text: str) -> int:
     """How many rows."""
     if re.fullmatch(r"\d{1,6}", text, re.ASCII) and int(text) > 0:

@@ -20,6 +20,7 @@ SUBCOMMANDS = (
     ("demo", "hookline.demo.command", "watch three hosts that it builds and lets talk (root)"),
     ("query", "hookline.query", "ask the history in SQL"),
     ("flows", "hookline.flows", "who talked to whom, and how much"),
+    ("capture", "hookline.capture", "whole packets into a file for Wireshark (root)"),
 )
 # Services have command lines of their own, `python -m NAME` too.
 SERVICES = {

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every event kind and every shared struct, in the order in which they are documented."""
 
+from schemas.capture import CAPTURE_BOOKS, CAPTURE_BYTES, CAPTURE_SLOTS, CAPTURED_FRAME
 from schemas.control import AGENT_CLOCK, INTERFACE_ENTRY
 from schemas.dns import DNS, DNS_EVENT, DNS_MESSAGE_BYTES
-from schemas.fields import TUNNELS
+from schemas.fields import DIRECTIONS, TUNNELS
 from schemas.flow import (
     CONTEXT_LANE,
     FLOW,
@@ -43,10 +44,13 @@ LAYOUTS = (
     SOCKET_TOTALS,
     INTERFACE_ENTRY,
     AGENT_CLOCK,
+    CAPTURED_FRAME,
+    CAPTURE_BOOKS,
 )
 BITS = (LANE, CONTEXT_LANE)
 ENUMS = {
     "shape": SHAPES,
+    "direction": DIRECTIONS,
     "tunnel": TUNNELS,
     "reason": REASONS,
     "event": EVENTS,
@@ -54,6 +58,8 @@ ENUMS = {
     "ending": ENDINGS,
 }
 CONSTANTS = {
+    "CAPTURE_BYTES": CAPTURE_BYTES,
+    "CAPTURE_SLOTS": CAPTURE_SLOTS,
     "HEADER_BYTES": HEADER_BYTES,
     "COMMAND_BYTES": COMMAND_BYTES,
     "DNS_MESSAGE_BYTES": DNS_MESSAGE_BYTES,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 
-from schemas.fields import DIRECTIONS
+from schemas.fields import DIRECTIONS, TUNNELS
 from schemas.filter import values
 from schemas.filter.cursor import Cursor
-from schemas.filter.tree import Any, Between, Filter, HasBits, Like, Named, Within, both
+from schemas.filter.tree import Any, Between, Filter, HasBits, Like, Named, Not, Within, both
 from schemas.filter.words import fault
 from schemas.protocols import ETHERTYPES, ICMP, ICMPV6, IPV4, IPV6, PROTOCOLS, WITH_PORTS
 
@@ -154,10 +154,29 @@ def _number(cursor: Cursor, *, column: str, limit: int, guard: Filter | None = N
     return cursor.values(partial(values.number_in, limit=limit), claim, expected=f"0 to {limit}")
 
 
-def _vlan(cursor: Cursor) -> Filter:
+def _vlan(cursor: Cursor, *, column: str) -> Filter:
     if cursor.next and cursor.next.text.isdigit():
-        return _number(cursor, column="vlan", limit=4095)
-    return Between("vlan", 1, 4095)
+        return _number(cursor, column=column, limit=4095)
+    return Between(column, 1, 4095)
+
+
+def _tunnel(cursor: Cursor) -> Filter:
+    kind = cursor.takes(*(name for name in TUNNELS if name != "none"))
+    return Named("tunnel", kind) if kind else _IS_TUNNELLED
+
+
+def _outer(cursor: Cursor) -> Filter:
+    """`outer [src|dst] host|net ...`: the addresses of the tunnel itself."""
+    sides = _read_sides(cursor)
+    cursor.require(("host", "net"), "cannot follow outer")
+
+    def claim(network: IPv4Network | IPv6Network) -> Filter:
+        # Nothing tells the version of the outer packet but its addresses.
+        own = () if network.version == 4 else (Not(Within(f"outer_{sides[0]}_addr", _MAPPED)),)
+        sided = _sided(lambda side: Within(f"outer_{side}_addr", network), sides)
+        return both(_IS_TUNNELLED, *own, sided)
+
+    return cursor.values(values.network_in, claim, expected="an address")
 
 
 def _flag(cursor: Cursor) -> Filter:
@@ -193,6 +212,8 @@ def _direction(_: Cursor, *, name: str) -> Filter:
     return Named("direction", name)
 
 
+_IS_TUNNELLED = Not(Named("tunnel", "none"))
+_MAPPED = IPv6Network("::ffff:0:0/96")
 _IS_IP = is_one_of("ethertype", (IPV4, IPV6))
 _IS_ICMP = is_one_of("protocol", (ICMP, ICMPV6))
 
@@ -270,7 +291,23 @@ TERMS = (
     Term("ether", "ether proto N", "the same as `ethertype`", "ether proto 0x88cc", _ether),
     Term(
         *("vlan", "vlan [ID]", "the outer VLAN tag's id; without one, any but 0"),
-        *("vlan 12", _vlan),
+        *("vlan 12", partial(_vlan, column="vlan")),
+    ),
+    Term(
+        *("innervlan", "innervlan [ID]", "likewise of the second tag (QinQ)"),
+        *("innervlan 100", partial(_vlan, column="inner_vlan")),
+    ),
+    Term(
+        *("tunnel", "tunnel [KIND]", f"in a tunnel; KIND is {', '.join(list(TUNNELS)[1:])}"),
+        *("tunnel vxlan", _tunnel),
+    ),
+    Term(
+        *("vni", "vni N", "in a tunnel of that network id (VXLAN, GENEVE) or key (GRE)", "vni 7"),
+        partial(_number, column="vni", limit=0xFFFFFFFF, guard=_IS_TUNNELLED),
+    ),
+    Term(
+        *("outer", "outer [src|dst] host|net ...", "an address of the tunnel itself"),
+        *("outer src host 192.0.2.1", _outer),
     ),
     Term(
         *("dscp", "dscp N", "IP packets of that differentiated services code point", "dscp 46"),
@@ -296,10 +333,19 @@ TERMS = (
         _named(_direction, name, name, f"{verb} by the interface")
         for name, verb in zip(DIRECTIONS, ("received", "sent"), strict=True)
     ),
-    Term(
-        *("node", "node GLOB", "the node, as its agent calls it", "node web-*"),
-        partial(_glob, column="node"),
-        only_flows=True,
+    *(
+        Term(key, f"{key} GLOB", doc, example, partial(_glob, column=column), only_flows=True)
+        for key, column, doc, example in (
+            ("node", "node", "the node, as its agent calls it", "node web-*"),
+            ("cgroup", "cgroup", "the path of its cgroup", "cgroup /user.slice/*"),
+        )
+    ),
+    *(
+        Term(
+            *(key, f"{key} N", doc, f"{key} 33", partial(_number, column=key, limit=0xFFFFFFFF)),
+            only_flows=True,
+        )
+        for key, doc in (("pid", "the number of the process"), ("uid", "the user who has it"))
     ),
     Term(
         *("process", "process NAME|N", "the process, by its command with `*` and `?`, or number"),

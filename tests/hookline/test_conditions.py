@@ -9,7 +9,7 @@ from hookline.conditions import Conditions
 from hookline.flows import Asked
 from schemas.filter.grammar import parse
 from tests.consumer.engine import Engine
-from tests.schemas.filters import Row, a_filter, a_row, holds
+from tests.schemas.filters import ROW_TERMS, Row, a_filter, a_row, holds
 
 pytestmark = pytest.mark.services
 _COLUMNS = tuple(a_row(random.Random(0), 0))
@@ -30,7 +30,7 @@ def _insert(engine: Engine, rows: list[Row]) -> None:
 def test_the_engine_finds_the_rows_that_a_row_by_row_reading_finds(tmp_path):
     draw = random.Random(20261123)
     rows = [a_row(draw, number) for number in range(400)]
-    filters = [a_filter(draw) for _ in range(250)]
+    filters = [a_filter(draw, ROW_TERMS) for _ in range(250)]
 
     with Engine(tmp_path / "clickhouse") as engine:
         engine.migrate()

@@ -2,6 +2,7 @@
 """Random filters, random rows, and what a filter says of a row, worked out one row at a time."""
 
 import random
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
@@ -23,8 +24,15 @@ TERMS = [
     *("proto {protocol}", "ip", "ip6", "arp", "ip proto udp", "ip6 src net 2001:db8::/32"),
     *("ethertype {ethertype}", "vlan", "vlan {vlan}", "dscp {dscp}", "icmptype {icmp}"),
     *("icmpcode {icmp}", "flag {flag}", "flag (syn or fin)", "interface {interface}"),
-    *("interface (eth0 or veth*)", "ingress", "egress", "node {node}", "port (22 or 80)"),
+    *("interface (eth0 or veth*)", "ingress", "egress", "port (22 or 80)"),
+    *("innervlan", "innervlan {vlan}", "tunnel", "tunnel {tunnel}", "vni {vni}"),
+    *("outer net {cidr}", "outer src host {ip}"),
 ]
+ROW_TERMS = [
+    *TERMS,
+    *("node {node}", "process cu*", "unit web.service", "pid 33", "uid 0"),
+]
+TUNNELS = ["none", "none", "vxlan", "gre"]
 
 
 def holds(tree: Filter, row: Row) -> bool:
@@ -54,27 +62,27 @@ def _is_in(address: IPv6Address, network: Any) -> bool:
     return address.ipv4_mapped is not None and address.ipv4_mapped in network
 
 
-def a_filter(draw: random.Random, depth: int = 0) -> str:
-    """The text of a random filter."""
+def a_filter(draw: random.Random, terms: Sequence[str] = TERMS, depth: int = 0) -> str:
+    """The text of a random filter made of *terms*."""
     kind = draw.random()
     if depth > 3 or kind < 0.35:
-        return _a_term(draw)
+        return _a_term(draw, terms)
     if kind < 0.5:
-        return f"not {_grouped(draw, depth)}"
-    parts = [_grouped(draw, depth) for _ in range(draw.choice([2, 2, 3]))]
+        return f"not {_grouped(draw, terms, depth)}"
+    parts = [_grouped(draw, terms, depth) for _ in range(draw.choice([2, 2, 3]))]
     return draw.choice([" and ", " or "]).join(parts)
 
 
-def _grouped(draw: random.Random, depth: int) -> str:
+def _grouped(draw: random.Random, terms: Sequence[str], depth: int) -> str:
     if draw.random() < 0.5:
-        return _a_term(draw)
-    return f"({a_filter(draw, depth + 1)})"
+        return _a_term(draw, terms)
+    return f"({a_filter(draw, terms, depth + 1)})"
 
 
-def _a_term(draw: random.Random) -> str:
+def _a_term(draw: random.Random, terms: Sequence[str]) -> str:
     ip = draw.choice(V4 + V6)
     first, last = sorted(draw.choices(PORTS, k=2))
-    return draw.choice(TERMS).format(
+    return draw.choice(terms).format(
         ip=ip,
         cidr=ip_network((ip, draw.choice([0, 8, 15, 24, 31, 32])), strict=False),
         port=draw.choice(PORTS),
@@ -82,6 +90,8 @@ def _a_term(draw: random.Random) -> str:
         protocol=draw.choice([0, 1, 6, 17, 47, 132]),
         ethertype=draw.choice(["0x0800", "arp", "2054", "0"]),
         vlan=draw.choice([0, 1, 12, 4095]),
+        tunnel=draw.choice(["vxlan", "gre", "6in4"]),
+        vni=draw.choice([0, 7]),
         dscp=draw.choice([0, 46, 63]),
         icmp=draw.choice([0, 3, 8, 128]),
         flag=draw.choice(["syn", "rst", "cwr"]),
@@ -96,7 +106,18 @@ def a_row(draw: random.Random, number: int) -> Row:
     is_ip = ethertype in (0x0800, 0x86DD)
     protocol = draw.choice([0, 1, 6, 6, 17, 17, 47, 58, 132]) if is_ip else 0
     has_ports, is_icmp = protocol in WITH_PORTS, protocol in (1, 58)
+    tunnel = draw.choice(TUNNELS) if is_ip else "none"
+    outer = 0 if tunnel == "none" else draw.choice([0x0800, 0x86DD])
     return {
+        "inner_vlan": draw.choice([0, 0, 1, 12]),
+        "tunnel": tunnel,
+        "vni": draw.choice([0, 7]) if outer else 0,
+        "outer_src_addr": _an_address(draw, outer),
+        "outer_dst_addr": _an_address(draw, outer),
+        "command": draw.choice(["", "curl", "cupsd", "sshd"]),
+        "unit": draw.choice(["", "web.service"]),
+        "pid": draw.choice([0, 33]),
+        "uid": draw.choice([0, 1000]),
         "packets": number,
         "src_addr": _an_address(draw, ethertype),
         "dst_addr": _an_address(draw, ethertype),

@@ -19,6 +19,12 @@ NOTHING = {
     "interface": "eth0",
     "direction": "ingress",
     "node": "alpha",
+    "inner_vlan": 0,
+    "tunnel": "none",
+    "vni": 0,
+    "outer_src_addr": mapped("::"),
+    "outer_dst_addr": mapped("::"),
+    "command": "",
 }
 HTTPS = {
     **NOTHING,
@@ -52,6 +58,15 @@ ECHO = {
     "dst_addr": mapped("10.0.0.2"),
 }
 ARP = {**NOTHING, "ethertype": 0x0806}
+POD = {
+    **ECHO,
+    "inner_vlan": 7,
+    "tunnel": "vxlan",
+    "vni": 42,
+    "outer_src_addr": mapped("192.0.2.1"),
+    "outer_dst_addr": mapped("192.0.2.2"),
+    "command": "curl",
+}
 ROWS = {"https": HTTPS, "dns6": DNS6, "echo": ECHO, "arp": ARP}
 
 
@@ -104,6 +119,28 @@ def test_a_filter_means(text: str, meant: str):
     tree = parse(text)
 
     assert [name for name, row in ROWS.items() if holds(tree, row)] == meant.split()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("tunnel", "tunnel vxlan", "vni 42", "innervlan", "innervlan 7", "outer host 192.0.2.1"),
+        *("outer dst net 192.0.2.2/31", "process cu*", "process (sshd or curl)"),
+    ],
+)
+def test_what_surrounds_a_packet_and_who_sent_it_can_be_asked(text: str):
+    tree = parse(text)
+
+    assert holds(tree, POD)
+    assert not any(holds(tree, row) for row in ROWS.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tunnel gre", "vni 41", "outer src host 192.0.2.2", "outer net ::/0", "outer net 10.0.0.0/8"],
+)
+def test_what_surrounds_a_packet_is_told_apart(text: str):
+    assert not holds(parse(text), POD)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from schemas.clickhouse import DATABASE, column_definition, columns, create_database, create_table
+from schemas.clickhouse import (
+    DATABASE,
+    STORED_AT,
+    column_definition,
+    columns,
+    create_database,
+    create_table,
+)
 from schemas.layout import Field, Record
 
 ATTEMPTS = 5
@@ -170,12 +177,16 @@ def _retention(table: ExistingTable, name: str, retention_days: int) -> list[str
     # ClickHouse prints INTERVAL 30 DAY as toIntervalDay(30); a TTL of another shape was put
     # there by hand, and stays.
     match = re.search(
-        r"TTL toDateTime\(time\) \+ (?:INTERVAL (\d+) DAY|toIntervalDay\((\d+)\))",
+        r"TTL (toDateTime\(time\)|stored_at) \+ (?:INTERVAL (\d+) DAY|toIntervalDay\((\d+)\))",
         table.definition,
     )
-    if not match or int(match[1] or match[2]) == retention_days:
+    if not match:
         return []
-    return [f"{_alter(name)} MODIFY TTL toDateTime(time) + INTERVAL {retention_days} DAY"]
+    is_older = match[1] != "stored_at"
+    if not is_older and int(match[2] or match[3]) == retention_days:
+        return []
+    added = [f"{_alter(name)} ADD COLUMN IF NOT EXISTS {STORED_AT}"] if is_older else []
+    return [*added, f"{_alter(name)} MODIFY TTL stored_at + INTERVAL {retention_days} DAY"]
 
 
 def _alter(table: str) -> str:

@@ -37,12 +37,13 @@ CREATE TABLE IF NOT EXISTS hookline.flows
     `command` LowCardinality(String) COMMENT 'the process\'s name, of at most 15 bytes' CODEC(ZSTD(1)),
     `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
     `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
-    `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1))
+    `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'What one five-tuple did at one interface and direction in one interval.  Packets without a five-tuple are rows with zero addresses under their ethertype or protocol, so that `sum(packets)` is always the whole truth.';
 
@@ -74,12 +75,13 @@ CREATE TABLE IF NOT EXISTS hookline.packets
     `tunnel` Enum8('none' = 0, 'vxlan' = 1, 'geneve' = 2, 'gre' = 3, 'ipip' = 4, '6in4' = 5) COMMENT 'the tunnel that the packet came in; addresses, ports and DSCP are those inside it' CODEC(ZSTD(1)),
     `outer_src_addr` IPv6 COMMENT 'source address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
     `outer_dst_addr` IPv6 COMMENT 'destination address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
-    `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1))
+    `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'Headers of packets that were sampled one in N, and of the first packet of each flow.';
 
@@ -113,12 +115,13 @@ CREATE TABLE IF NOT EXISTS hookline.sockets
     `close_reason` Enum8('none' = 0, 'local' = 1, 'remote' = 2, 'reset' = 3, 'aborted' = 4, 'timeout' = 5, 'failed' = 6) COMMENT '`none`: not ended, or without a connection; `local`: this side finished first; `remote`: the peer did; `reset`: the peer refused or reset it, or keepalive gave up; `aborted`: this side reset it; `timeout`: nobody answered; `failed`: no packet came back before it was given up' CODEC(ZSTD(1)),
     `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
     `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
-    `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1))
+    `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, local_addr, remote_addr, time)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'What became of TCP and UDP sockets: rows when one is opened and closed, and for connections that last, one per interval in which the peer acknowledged data.  Counts and times are those of the whole connection so far; UDP sockets have none.';
 
@@ -147,12 +150,13 @@ CREATE TABLE IF NOT EXISTS hookline.dns
     `additionals` UInt16 COMMENT 'records in the additional section, by the header' CODEC(ZSTD(1)),
     `message_bytes` UInt16 COMMENT 'length of the message; over TCP, what its prefix says' CODEC(ZSTD(1)),
     `latency_ns` UInt64 COMMENT 'of a response: since the first query with its addresses, ports, id and name at this interface; 0 where none was seen' CODEC(T64, ZSTD(1)),
-    `is_malformed` UInt8 COMMENT '1 where the question is damaged or cut off' CODEC(ZSTD(1))
+    `is_malformed` UInt8 COMMENT '1 where the question is damaged or cut off' CODEC(ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, query_name, time)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'DNS messages, one row each, as seen at an interface; with `--dns yes`.  A message of which not even the header is there has no row, and is counted as rejected in the ledger.';
 
@@ -173,12 +177,13 @@ CREATE TABLE IF NOT EXISTS hookline.tls
     `version` UInt16 COMMENT 'highest version offered: 769 TLS 1.0, 771 TLS 1.2, 772 TLS 1.3' CODEC(ZSTD(1)),
     `is_ech_offered` UInt8 COMMENT '1 where an encrypted ClientHello is offered, or what looks like one (GREASE)' CODEC(ZSTD(1)),
     `hello_bytes` UInt32 COMMENT 'length of the ClientHello, by its own header' CODEC(ZSTD(1)),
-    `is_malformed` UInt8 COMMENT '1 where it could not be read to its end: damaged, longer than 4096 bytes, or a part of it was not seen' CODEC(ZSTD(1))
+    `is_malformed` UInt8 COMMENT '1 where it could not be read to its end: damaged, longer than 4096 bytes, or a part of it was not seen' CODEC(ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, server_name, time)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'ClientHellos of TLS over TCP, on whatever port, one row each, as seen at an interface; with `--tls yes`.';
 
@@ -189,7 +194,7 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `end` DateTime64(9, 'UTC') COMMENT 'wall time of the end, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
     `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
     `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
-    `hook` Enum8('xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4) COMMENT 'where the packets were counted' CODEC(ZSTD(1)),
+    `hook` Enum8('xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4, 'replay' = 5) COMMENT 'where the packets were counted' CODEC(ZSTD(1)),
     `seen_packets` UInt64 COMMENT 'packets that the hook saw' CODEC(T64, ZSTD(1)),
     `seen_bytes` UInt64 COMMENT 'bytes that the hook saw' CODEC(T64, ZSTD(1)),
     `flow_packets` UInt64 COMMENT 'packets in this interval\'s flow rows' CODEC(T64, ZSTD(1)),
@@ -211,12 +216,13 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `lost_dns_messages` UInt64 COMMENT 'DNS messages that the event buffer had no room for' CODEC(T64, ZSTD(1)),
     `lost_tls_hellos` UInt64 COMMENT 'TLS ClientHellos, or parts of one, that the event buffer had no room for' CODEC(T64, ZSTD(1)),
     `rejected_dns_messages` UInt64 COMMENT 'DNS messages that could not be read; those with a whole header are rows all the same' CODEC(T64, ZSTD(1)),
-    `rejected_tls_hellos` UInt64 COMMENT 'TLS ClientHellos that could not be read to their end; they are rows all the same' CODEC(T64, ZSTD(1))
+    `rejected_tls_hellos` UInt64 COMMENT 'TLS ClientHellos that could not be read to their end; they are rows all the same' CODEC(T64, ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (time, node, interface, direction)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'The books of one interface and direction over one interval: everything is accounted for.';
 
@@ -232,13 +238,14 @@ CREATE TABLE IF NOT EXISTS hookline.interfaces
     `kind` LowCardinality(String) COMMENT 'veth, vxlan, bridge... as `ip link` calls it; `physical`, `loopback`' CODEC(ZSTD(1)),
     `mtu` UInt32 COMMENT 'largest packet in bytes, without the link header' CODEC(ZSTD(1)),
     `link_bytes` UInt8 COMMENT 'length of the link header: 14 for Ethernet, 0 for bare IP' CODEC(ZSTD(1)),
-    `ingress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4) COMMENT 'where packets received are counted' CODEC(ZSTD(1)),
-    `egress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4) COMMENT 'where packets sent are counted' CODEC(ZSTD(1)),
-    `foreign_xdp` UInt32 COMMENT 'id of somebody else\'s XDP program on it, 0 for none' CODEC(ZSTD(1))
+    `ingress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4, 'replay' = 5) COMMENT 'where packets received are counted' CODEC(ZSTD(1)),
+    `egress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4, 'replay' = 5) COMMENT 'where packets sent are counted' CODEC(ZSTD(1)),
+    `foreign_xdp` UInt32 COMMENT 'id of somebody else\'s XDP program on it, 0 for none' CODEC(ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (time, node, interface)
-TTL toDateTime(time) + INTERVAL 30 DAY
+TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'An interface that was attached to, has changed, or is observed no more.';

@@ -2,7 +2,8 @@
 """Render records as ClickHouse tables.
 
 Every table is partitioned by day and expires by whole parts, so that dropping history costs
-nothing.  Its non-replicated deduplication window is open: an insert that is repeated with its
+nothing.  What expires is counted from when a row was stored, not from when its packets passed: a
+capture of years ago that is replayed today stays as long as today's traffic.  Its non-replicated deduplication window is open: an insert that is repeated with its
 token is stored once.
 """
 
@@ -11,6 +12,11 @@ from schemas.layout import NAME, Field, Record
 DATABASE = "hookline"
 NODE = Field("node", NAME, "name of the node whose agent saw it")
 RETENTION_DAYS = 30
+# ClickHouse fills it in, so it is in no block; nor in SELECT *, unless it is named.
+STORED_AT = (
+    "`stored_at` DateTime('UTC') MATERIALIZED now()"
+    " COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))"
+)
 
 
 def columns(record: Record) -> tuple[Field, ...]:
@@ -31,13 +37,14 @@ def create_database() -> str:
 
 def create_table(record: Record) -> str:
     """The statement that creates a record's table where it does not exist."""
-    body = ",\n".join(f"    {column_definition(field)}" for field in columns(record))
+    definitions = [*map(column_definition, columns(record)), STORED_AT]
+    body = ",\n".join(f"    {definition}" for definition in definitions)
     return (
         f"CREATE TABLE IF NOT EXISTS {DATABASE}.{record.table}\n(\n{body}\n)\n"
         "ENGINE = MergeTree\n"
         "PARTITION BY toDate(time)\n"
         f"ORDER BY ({record.order_by})\n"
-        f"TTL toDateTime(time) + INTERVAL {RETENTION_DAYS} DAY\n"
+        f"TTL stored_at + INTERVAL {RETENTION_DAYS} DAY\n"
         "SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000\n"
         f"COMMENT '{record.doc.replace(chr(39), chr(92) + chr(39))}'"
     )

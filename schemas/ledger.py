@@ -9,7 +9,7 @@ for the detail of a flow and only its totals survived.
 from schemas import fields as f
 from schemas.layout import U64, Field, Layout, Record, enum8, pad
 
-HOOKS = {"xdp": 1, "xdp_generic": 2, "tcx": 3, "clsact": 4}
+HOOKS = {"xdp": 1, "xdp_generic": 2, "tcx": 3, "clsact": 4, "replay": 5}
 
 
 def _counter(name: str, doc: str) -> Field:

@@ -7,7 +7,7 @@ import pytest
 
 from consumer.migrations import ExistingColumn, ExistingTable, MigrationError, plan
 from schemas.catalogue import RECORDS
-from schemas.clickhouse import DATABASE, columns, create_table
+from schemas.clickhouse import DATABASE, STORED_AT, columns, create_database, create_table
 from schemas.flow import FLOW
 from schemas.layout import U8, U32, Field, enum8
 from tests.consumer.engine import Engine
@@ -30,7 +30,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def described(engine: Engine) -> list[tuple[object, ...]]:
     return engine.rows(
         f"SELECT name, type, comment FROM system.columns WHERE database = '{DATABASE}'"
-        " AND table = 'flows' ORDER BY position"
+        " AND table = 'flows' AND default_kind = '' ORDER BY position"
     )
 
 
@@ -72,7 +72,7 @@ def test_comments_and_retention_follow_the_declaration(engine):
     table = engine.value(
         f"SELECT create_table_query FROM system.tables WHERE database = '{DATABASE}'"
     )
-    assert "TTL toDateTime(time) + toIntervalDay(7)" in table
+    assert "TTL stored_at + toIntervalDay(7)" in table
     assert engine.migrate([FLOW], retention_days=7) == 0
 
 
@@ -82,7 +82,29 @@ def test_a_new_table_has_the_retention_that_was_asked_for(engine):
     table = engine.value(
         f"SELECT create_table_query FROM system.tables WHERE database = '{DATABASE}'"
     )
-    assert "TTL toDateTime(time) + toIntervalDay(3)" in table
+    assert "TTL stored_at + toIntervalDay(3)" in table
+
+
+def test_rows_of_long_ago_stay_as_long_as_those_of_today(engine):
+    engine.migrate([FLOW])
+    engine.execute(f"INSERT INTO {DATABASE}.flows (time, node) VALUES (0, 'replayed')")
+
+    engine.execute(f"OPTIMIZE TABLE {DATABASE}.flows FINAL")
+
+    assert engine.value(f"SELECT count() FROM {DATABASE}.flows") == 1
+
+
+def test_a_table_whose_rows_aged_by_their_own_time_is_changed(engine):
+    created = create_table(FLOW).replace(f",\n    {STORED_AT}", "")
+    engine.execute(create_database())
+    engine.execute(created.replace("TTL stored_at", "TTL toDateTime(time)"))
+
+    assert engine.migrate([FLOW]) == 2
+
+    engine.execute(f"INSERT INTO {DATABASE}.flows (time, node) VALUES (0, 'replayed')")
+    engine.execute(f"OPTIMIZE TABLE {DATABASE}.flows FINAL")
+    assert engine.value(f"SELECT count() FROM {DATABASE}.flows") == 1
+    assert engine.migrate([FLOW]) == 0
 
 
 def test_an_enum_gains_names_and_never_loses_them(engine):

@@ -8,24 +8,25 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError as ClientError
 
-from hookline.kafka import Kafka
 from schemas.catalogue import RECORDS
 
 GROUP = "hookline-up"
 _POLL_SECONDS = 0.1
 
 
-async def until_stored(kafka: Kafka, timeout_seconds: float) -> bool:
-    """Whether the consumer has committed everything before the timeout."""
+async def until_stored(bootstrap: str, timeout_seconds: float) -> bool:
+    """Whether the consumer has committed all that is in Kafka now before the timeout."""
     deadline = time.monotonic() + timeout_seconds
     try:
-        reader = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap)
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        reader = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         try:
             await reader.start()
             await admin.start()
+            # What is published from here on is not what we wait for.
+            ends = await _ends(reader, admin)
             while time.monotonic() < deadline:
-                if await _lag(reader, admin) == 0:
+                if await _lag(admin, ends) == 0:
                     return True
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
@@ -36,16 +37,19 @@ async def until_stored(kafka: Kafka, timeout_seconds: float) -> bool:
     return False
 
 
-async def _lag(reader: AIOKafkaConsumer, admin: AIOKafkaAdminClient) -> int:
-    """How many records the consumer has not committed yet."""
+async def _ends(reader: AIOKafkaConsumer, admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
     topics = await admin.describe_topics([record.topic for record in RECORDS])
     partitions = [
         TopicPartition(topic["topic"], partition["partition"])
         for topic in topics
         for partition in topic["partitions"]
     ]
+    ends: dict[TopicPartition, int] = await reader.end_offsets(partitions)
+    return ends
+
+
+async def _lag(admin: AIOKafkaAdminClient, ends: dict[TopicPartition, int]) -> int:
+    """How many records before *ends* the consumer has not committed yet."""
     committed = await admin.list_consumer_group_offsets(GROUP)
-    ends = await reader.end_offsets(partitions)
-    return sum(
-        ends[one] - max(committed[one].offset if one in committed else 0, 0) for one in partitions
-    )
+    done = {one: committed[one].offset if one in committed else 0 for one in ends}
+    return sum(max(end - max(done[one], 0), 0) for one, end in ends.items())

@@ -188,18 +188,29 @@ def open_history(
     if running is None:
         return _at_directory(data, chosen)
     try:
-        return _at_server(running, chosen)
+        return _at_server(running.http, chosen)
     except HistoryError as error:
-        raise HistoryError(f"hookline up runs but does not answer at {running}: {error}") from None
+        raise HistoryError(
+            f"hookline up runs but does not answer at {running.http}: {error}"
+        ) from None
 
 
-def running_at(data: Path) -> str | None:
-    """The URL at which `hookline up` serves the history under *data*, if it runs."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where a running `hookline up` is reached."""
+
+    http: str
+    kafka: str
+
+
+def running_at(data: Path) -> Running | None:
+    """The `hookline up` that holds the history under *data*, if one runs."""
     path = data / RUNNING_FILE
     try:
         here = json.loads(path.read_text())
         is_alive = _is_alive(int(here["pid"]))
-        return str(here["http"]) if is_alive else None
+        # Who only asks the history needs no Kafka.
+        return Running(str(here["http"]), str(here.get("kafka", ""))) if is_alive else None
     except FileNotFoundError:
         return None
     except PermissionError:

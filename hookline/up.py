@@ -8,16 +8,12 @@ first, and the rest once what it published is stored.
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import json
 import os
 import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import HOOKS, TUNNELS
@@ -26,14 +22,13 @@ from agent.interfaces import Choice, InterfaceError
 from agent.plan import pins_of
 from agent.watch import Watch
 from hookline.arguments import port_number, seconds_in
-from hookline.backlog import GROUP, until_stored
 from hookline.child import Child, ChildError
 from hookline.jvm import JavaError
-from hookline.kafka import Kafka, KafkaError, free_port, refuse_taken
+from hookline.kafka import KafkaError
 from hookline.live import Live
-from hookline.settings import DEFAULT_DATA, RUNNING_FILE
+from hookline.settings import DEFAULT_DATA
+from hookline.storage import KAFKA_PORT, Place, Storage, StorageError, sole_user
 
-KAFKA_PORT = 9092
 HTTP_PORT = 8123
 _STOP_SECONDS = 15.0
 _STORE_SECONDS = 30.0
@@ -41,28 +36,6 @@ _STORE_SECONDS = 30.0
 
 class UpError(Exception):
     """`hookline up` cannot go on; the text is one line for a human."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The files below the data directory."""
-
-    data: Path
-
-    @property
-    def kafka(self) -> Path:
-        return self.data / "kafka"
-
-    @property
-    def clickhouse(self) -> Path:
-        return self.data / "clickhouse"
-
-    @property
-    def running(self) -> Path:
-        return self.data / RUNNING_FILE
-
-    def log(self, name: str) -> Path:
-        return self.data / f"{name}.log"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,11 +118,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail(str(error), code=2)
     place = Place(arguments.data.resolve())
     try:
-        with _sole_user(place):
+        with sole_user(place):
             return asyncio.run(_Up(place, arguments).run())
     except ChildError as error:
         return _fail(str(error), code=error.code)
-    except (UpError, KafkaError, JavaError) as error:
+    except (UpError, StorageError, KafkaError, JavaError) as error:
         return _fail(str(error), code=1)
 
 
@@ -163,30 +136,17 @@ def _fail(reason: str, *, code: int) -> int:
     return code
 
 
-@contextlib.contextmanager
-def _sole_user(place: Place) -> Iterator[None]:
-    """Make the data directory and hold it."""
-    try:
-        place.data.mkdir(parents=True, exist_ok=True)
-        lock = (place.data / "lock").open("w")
-    except OSError as error:
-        raise UpError(f"cannot write {error.filename}: {error.strerror}; choose --data") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UpError(f"another hookline up uses {place.data}; choose another --data") from None
-        yield
-
-
 class _Up:
     def __init__(self, place: Place, arguments: argparse.Namespace) -> None:
         self._place = place
         self._arguments = arguments
-        self._url = f"http://127.0.0.1:{arguments.http_port}"
-        self._live = Live(self._url)
-        self._kafka = Kafka(place.kafka, port=_kafka_port(arguments.kafka_port))
-        self._consumer = Child("consumer", place.log("consumer"), self._live.tell)
+        self._live = Live(f"http://127.0.0.1:{arguments.http_port}")
+        self._storage = Storage(
+            place,
+            http_port=arguments.http_port,
+            kafka_port=arguments.kafka_port,
+            tell=self._live.tell,
+        )
         self._agent = Child("agent", place.log("agent"), self._live.tell)
         # The pins of two of us must not meet, nor those of an agent that runs as a service.
         self._agent_name = f"up-{zlib.crc32(os.fsencode(place.data)):08x}"
@@ -205,30 +165,26 @@ class _Up:
 
     async def _start(self) -> None:
         started = time.monotonic()
-        await self._kafka.start()
-        await self._consumer.start(
-            [
-                f"--kafka={self._kafka.bootstrap}",
-                f"--clickhouse=chdb://{self._place.clickhouse}",
-                f"--serve=127.0.0.1:{self._arguments.http_port}",
-                # Whatever the environment says: we ask for this group's offsets at the end.
-                f"--group={GROUP}",
-                # The one member there ever is: its successor need not wait until it is given up.
-                "--group-instance=up",
-            ]
-        )
+        await self._storage.start()
         await self._agent.start(self._agent_arguments())
         # Once this is there, everything works; nobody ever reads half of it.
         written = self._place.running.with_suffix(".new")
-        written.write_text(json.dumps({"pid": os.getpid(), "http": self._url}) + "\n")
+        written.write_text(json.dumps(self._endpoints()) + "\n")
         written.replace(self._place.running)
         self._live.tell(
-            f"up after {time.monotonic() - started:.1f} s: kafka {self._kafka.bootstrap},"
-            f" clickhouse {self._url}, history {self._place.data}"
+            f"up after {time.monotonic() - started:.1f} s: kafka {self._storage.kafka.bootstrap},"
+            f" clickhouse {self._storage.url}, history {self._place.data}"
         )
 
+    def _endpoints(self) -> dict[str, int | str]:
+        return {
+            "pid": os.getpid(),
+            "http": self._storage.url,
+            "kafka": self._storage.kafka.bootstrap,
+        }
+
     def _agent_arguments(self) -> list[str]:
-        arguments = [f"--kafka={self._kafka.bootstrap}", f"--name={self._agent_name}"]
+        arguments = [f"--kafka={self._storage.kafka.bootstrap}", f"--name={self._agent_name}"]
         for option in ("interface", "exclude_interface", "netns"):
             flag = option.replace("_", "-")
             arguments += [f"--{flag}={value}" for value in getattr(self._arguments, option)]
@@ -244,8 +200,10 @@ class _Up:
             UpError, ChildError: one of the parts ended.
         """
         stop = asyncio.create_task(self._stop.wait())
-        kafka = asyncio.create_task(self._kafka.wait())
-        services = [asyncio.create_task(child.ended()) for child in (self._consumer, self._agent)]
+        kafka = asyncio.create_task(self._storage.kafka.wait())
+        services = [
+            asyncio.create_task(child.ended()) for child in (self._storage.consumer, self._agent)
+        ]
         shown = asyncio.create_task(self._live.run())
         try:
             done, _ = await asyncio.wait(
@@ -271,12 +229,7 @@ class _Up:
             self._detach_for_agent()
         elif codes[0] > 0:
             self._live.tell(f"agent: {await self._agent.ended()}")
-        if self._consumer.is_running and not await until_stored(self._kafka, _STORE_SECONDS):
-            self._live.tell(
-                "what is in Kafka and not yet in ClickHouse is stored at the next start"
-            )
-        codes.append(await self._consumer.stop(_STOP_SECONDS))
-        await self._kafka.stop()
+        codes.append(await self._storage.stop(_STORE_SECONDS))
         self._place.running.unlink(missing_ok=True)
         return int(any(codes))
 
@@ -286,13 +239,3 @@ class _Up:
         pins = pins_of(self._agent_name)
         detach(pins)
         pins.remove()
-
-
-def _kafka_port(wanted: int) -> int:
-    if wanted:
-        return wanted
-    try:
-        refuse_taken(KAFKA_PORT)
-    except KafkaError:
-        return free_port()
-    return KAFKA_PORT

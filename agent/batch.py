@@ -4,6 +4,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from schemas.wire import Batch, Column, Names, Text
 
@@ -11,6 +12,14 @@ MAX_ROWS = 8192
 # An Apache Kafka broker accepts 1 MiB by default (message.max.bytes), after compression, on which
 # headers of packets that somebody else chose may gain nothing.
 _MAX_BYTES = 900_000
+
+
+class Cutter(Protocol):
+    """What makes batches of columns, at once or once there are enough."""
+
+    def batches(
+        self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]
+    ) -> Iterator[Batch]: ...
 
 
 @dataclass(slots=True)
@@ -26,7 +35,7 @@ class Batcher:
         self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]
     ) -> Iterator[Batch]:
         """The rows of *columns* in batches that any broker takes, of at most MAX_ROWS."""
-        rows = _rows(columns["time"])
+        rows = row_count(columns["time"])
         most = min(MAX_ROWS, _MAX_BYTES // sum(map(_value_bytes, columns.values())))
         for start in range(0, rows, most):
             stop = min(start + most, rows)
@@ -59,7 +68,8 @@ def _value_bytes(column: Column) -> int:
     return (column.codes if isinstance(column, Names) else column).itemsize
 
 
-def _rows(column: Column) -> int:
+def row_count(column: Column) -> int:
+    """How many values a column has."""
     if isinstance(column, Text):
         return len(column.lengths)
     return len(column.codes if isinstance(column, Names) else column)

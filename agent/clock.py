@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,13 @@ class Anchor:
 
     def as_map(self) -> Mapping[str, int]:
         return {"monotonic_ns": self.monotonic_ns, "wall_ns": self.wall_ns}
+
+
+class Clock(Protocol):
+    """Where anchors come from: the kernel, or the capture that is replayed."""
+
+    def anchor(self) -> Anchor: ...
+    def begin_interval(self) -> None: ...
 
 
 class KernelClock:

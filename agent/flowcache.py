@@ -161,7 +161,7 @@ class FlowCache:
         return is_same
 
     def _remember_replaced(self, index: NDArray[Any]) -> None:
-        index = index[self._bytes[index] > 0]
+        index = index[(self._bytes[index] > 0) | (self._packets[index] > 0)]
         if not len(index):
             return
         replaced = np.empty(len(index), _REPLACED)
@@ -204,6 +204,17 @@ class FlowCache:
         is_left = np.ones(len(self._replaced), np.bool_)
         is_left[at[is_found]] = False
         self._replaced = chosen(self._replaced, is_left)
+
+    def forget_silent(self, *, now: int, ticks: int) -> None:
+        """Empty the slots whose last packet came *ticks* or more before the tick *now*.
+
+        Everything of them must have been reported, and no packet may come meanwhile.
+        """
+        age = np.uint32(now & 0xFFFFFFFF) - self._slots["last_jiffies"]
+        silent = np.flatnonzero(age >= ticks)
+        for name, reported in (("packets", self._packets), ("bytes", self._bytes)):
+            self._slots[name][silent] = 0
+            reported[silent] = 0
 
     def take_lost(self, points: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Packets and bytes by hook point that were reported of flows whose eviction was lost.

@@ -17,7 +17,7 @@ from typing import Any
 
 from agent import libbpf
 from agent.images import Image
-from agent.plan import INTERFACE_SLOTS, LoadError, Plan
+from agent.plan import INTERFACE_SLOTS, REPLAY_TICK_NS, LoadError, Plan
 from agent.variants import HOOKS, JUMBO
 
 SOURCE_PATH = Path(__file__).resolve().parent.parent / "bpf"
@@ -69,6 +69,11 @@ FLOW = Source(
 
 def flow_source(plan: Plan) -> Source:
     """The hooks, and where names are wanted the programs that copy those out."""
+    source = _with_names(plan)
+    return _for_replay(source) if plan.is_replay else source
+
+
+def _with_names(plan: Plan) -> Source:
     wanted = {"dns": bool(plan.dns_ports), "tls": plan.tls}
     maps = tuple(name for name, is_wanted in wanted.items() if is_wanted)
     if not maps:
@@ -89,6 +94,17 @@ def recompiled_source(plan: Plan) -> Source:
     source = flow_source(plan)
     programs = {name: kind for name, kind in source.programs.items() if name != "hook_clock"}
     return replace(source, programs=programs, maps=())
+
+
+def _for_replay(source: Source) -> Source:
+    # Packets of a capture all come in at one program.
+    unused = {"hook_egress", *(name for name, kind in source.programs.items() if kind == "XDP")}
+    return Source(
+        source.file,
+        {name: kind for name, kind in source.programs.items() if name not in unused},
+        source.maps,
+        {tails: names for tails, names in source.tails.items() if unused.isdisjoint(names)},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +183,8 @@ def images(source: Source, loaded: Loaded) -> dict[str, Image]:
     """
     maps = {fd: name for name, fd in _map_fds(loaded.module).items()}
     tails = [name for its in source.tails.values() for name in its]
-    names = {name: source.programs[name] for name in (*HOOKS, *tails)}
+    wanted = (*HOOKS, *tails)
+    names = {name: source.programs[name] for name in wanted if name in source.programs}
     names |= {f"{name}{JUMBO}": kind for name, kind in names.items() if kind == "XDP"}
     return {
         name: Image.of(kind, loaded.module.dump_func(name), maps) for name, kind in names.items()
@@ -219,6 +236,8 @@ def _definitions(plan: Plan, buffer: str, suffix: str) -> list[str]:
         "UPDATE_TICKS": plan.socket_ticks,
         "DNS": int(bool(plan.dns_ports)),
         "TLS": int(plan.tls),
+        "REPLAY": int(plan.is_replay),
+        "REPLAY_TICK_NS": REPLAY_TICK_NS,
     }
     seeds = [f"-DSEED_{number}={seed}ULL" for number, seed in enumerate(plan.seeds)]
     return [

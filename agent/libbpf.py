@@ -6,11 +6,15 @@ Each function raises OSError with the kernel's errno, the call and what it was g
 """
 
 import ctypes
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # enum bpf_attach_type, include/uapi/linux/bpf.h (the numbers are stable kernel interface).
 BPF_XDP = 37
@@ -85,6 +89,26 @@ class _TestRunOptions(ctypes.Structure):
         ("batch_size", ctypes.c_uint32),
     )
 
+
+# The same as a row of an array, so that thousands of runs are prepared at once.
+_TEST_RUN_FIELDS = {
+    "sz": "<u8",
+    "data_in": "<u8",
+    "data_size_in": "<u4",
+    "data_size_out": "<u4",
+    "ctx_in": "<u8",
+    "ctx_size_in": "<u4",
+    "ctx_size_out": "<u4",
+    "repeat": "<i4",
+}
+TEST_RUN = np.dtype(
+    {
+        "names": list(_TEST_RUN_FIELDS),
+        "formats": list(_TEST_RUN_FIELDS.values()),
+        "offsets": [getattr(_TestRunOptions, name).offset for name in _TEST_RUN_FIELDS],
+        "itemsize": ctypes.sizeof(_TestRunOptions),
+    }
+)
 
 _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_obj_get": (ctypes.c_char_p,),
@@ -316,3 +340,25 @@ def run_program(program_fd: int, packet: bytes, *, repeat: int = 1) -> tuple[int
     )
     _call("bpf_prog_test_run_opts", "test run", program_fd, ctypes.byref(options))
     return options.retval, options.duration
+
+
+def run_program_on_each(
+    program_fd: int, runs: NDArray[Any], before: Callable[[int], None] | None = None
+) -> list[int]:
+    """Run a program once for each of *runs*, rows of TEST_RUN; returns those that were refused.
+
+    *before* is called with the number of each run, ahead of it.
+    """
+    test_run = _libbpf.bpf_prog_test_run_opts
+    # A run says there what it would have returned, which for the next one is a limit.
+    runs["data_size_out"] = runs["ctx_size_out"] = 0
+    refused = []
+    first, step = runs.ctypes.data, runs.dtype.itemsize
+    for number, address in enumerate(range(first, first + len(runs) * step, step)):
+        if before is not None:
+            before(number)
+        if (result := test_run(program_fd, address)) < 0:
+            if -result != errno.EINVAL:
+                raise OSError(-result, f"bpf_prog_test_run_opts: {os.strerror(-result)}", "replay")
+            refused.append(number)
+    return refused

@@ -25,13 +25,14 @@ class SharedMaps:
     """The arrays that the kernel programs and the agent share.
 
     Shapes: `slots` and `origins` (cpus * slots_per_cpu,), `contexts` (cpus * contexts_per_cpu,),
-    `totals` (cpus, hook_points), `clock` (1,), which alone is writable.
+    `totals` (cpus, hook_points), `clock` (1,), which alone is writable; in a replay, where nothing
+    else writes, `slots` is too.
     """
 
     def __init__(self, plan: Plan) -> None:
         pins = plan.pins
         count = plan.cpus * plan.slots_per_cpu
-        self.slots = mapped(pins.map("flow_slots"), FLOW_SLOT, count)
+        self.slots = mapped(pins.map("flow_slots"), FLOW_SLOT, count, is_writable=plan.is_replay)
         self.origins = mapped(pins.map("flow_origins"), FLOW_ORIGIN, count)
         contexts = plan.cpus * plan.contexts_per_cpu
         self.contexts = mapped(pins.map("contexts"), FLOW_CONTEXT, contexts)

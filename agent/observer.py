@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from agent.batch import Batcher
-from agent.clock import Anchor, KernelClock
+from agent.batch import Cutter
+from agent.clock import Anchor, Clock
 from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
 from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
@@ -87,12 +87,13 @@ class Observer:
         points: HookPoints,
         buffer: str,
         *,
-        batcher: Batcher,
+        batcher: Cutter,
         ledger: Ledger,
         owners: OwnerLookup | None = None,
         socket_books: SocketBooks | None = None,
+        maps: SharedMaps,
+        clock: Clock,
     ) -> None:
-        maps = SharedMaps(plan)
         self._points = points
         self._batcher = batcher
         self._ledger = ledger
@@ -100,7 +101,7 @@ class Observer:
         self._totals = maps.totals
         self._contexts = maps.contexts
         self._cache = FlowCache(maps.slots, maps.origins, maps.contexts)
-        self._clock = KernelClock(plan.pins, maps.clock)
+        self._clock = clock
         self._evictions = _event_buffer(plan, buffer, "evictions", FLOW_EVICTION)
         packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
         self._events = [Events("packet", packets, partial(packet_columns, maps.contexts))]
@@ -171,6 +172,10 @@ class Observer:
     def batches(self, kind: str, columns: Columns) -> Iterator[Batch]:
         """Batches of rows that were not written by the kernel."""
         yield from self._batch(kind, columns, self._clock.anchor())
+
+    def forget_silent(self, *, now: int, ticks: int) -> None:
+        """Let go of flows without a packet for *ticks*; only while no packet can come."""
+        self._cache.forget_silent(now=now, ticks=ticks)
 
     def _settle_evictions(self) -> Lost | None:
         position = self._evictions.position()

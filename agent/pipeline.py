@@ -20,14 +20,14 @@ from agent.attach import Attachment
 from agent.attachments import Attachments, Books
 from agent.batch import Batcher
 from agent.captures import Captures
-from agent.clock import boot_id, tick_ns
+from agent.clock import KernelClock, boot_id, tick_ns
 from agent.config import Config
 from agent.control import Control, describe, socket_path
 from agent.detach import detach
 from agent.interfaces import Choice
 from agent.ledger import Ledger
 from agent.links import LinkSocket
-from agent.maps import socket_totals
+from agent.maps import SharedMaps, socket_totals
 from agent.metrics import listen
 from agent.namespaces import Namespace
 from agent.observer import Observer
@@ -61,7 +61,7 @@ async def run(config: Config, stop: asyncio.Event) -> int:
         InterfaceError, LoadError: what was asked for cannot be observed.
     """
     watch = Watch(config.netns, Choice(config.interface, config.exclude_interface))
-    plan = _plan(config)
+    plan = plan_of(config)
     _broker(config).connection()  # tells of a bad certificate before anything is attached
     with sole_agent(config.name):
         report = await load(plan)
@@ -82,6 +82,7 @@ async def _work(
     batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
     owners = await first_lookup() if config.owners == "yes" else None
     socket_books = SocketBooks(socket_totals(plan)) if report.has_sockets else None
+    maps = SharedMaps(plan)
     observer = Observer(
         plan,
         points,
@@ -90,6 +91,8 @@ async def _work(
         ledger=ledger,
         owners=owners,
         socket_books=socket_books,
+        maps=maps,
+        clock=KernelClock(plan.pins, maps.clock),
     )
     publisher = Publisher(_broker(config), node=config.node, backlog_bytes=config.backlog_bytes)
     if config.metrics_listen:
@@ -206,7 +209,8 @@ def _attach(config: Config, variants: Variants, books: Books) -> Attach:
     return attach
 
 
-def _plan(config: Config) -> Plan:
+def plan_of(config: Config) -> Plan:
+    """What the loader is to do."""
     cpus = _possible_cpus()
     return Plan(
         pin_path=str(pins_of(config.name).root),

@@ -23,6 +23,8 @@ FIRST_POINT = 1
 MAX_POINTS = 4096
 MAX_CONTEXTS = 1 << 18
 MAX_CONTEXTS_PER_CPU = 1 << 14
+# What counts as jiffies while a capture is replayed: as fine as most captures are.
+REPLAY_TICK_NS = 1000
 
 
 def draw_seeds() -> tuple[int, ...]:
@@ -54,6 +56,7 @@ class Plan:
     tls: bool = False
     # Programs that are compiled later share the cache, so they must share its hash key.
     seeds: tuple[int, ...] = field(default_factory=draw_seeds)
+    is_replay: bool = False  # packets come from a capture, and so does the time
 
     @property
     def contexts_per_cpu(self) -> int:

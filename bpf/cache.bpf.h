@@ -209,6 +209,15 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 	*(volatile u16 *)&slot->generation = generation + 2;
 }
 
+/*
+ * Whether the slot holds a flow.  Known by its bytes, since packets wrap; only in a capture are
+ * there packets without any.
+ */
+static __always_inline bool is_taken(const struct flow_slot *slot)
+{
+	return slot->bytes || (REPLAY && slot->packets);
+}
+
 /* Counts the packet in the flow cache.  Returns whether it began a flow. */
 static __always_inline bool account(void *ctx, const struct packet *packet, u64 cpu)
 {
@@ -226,12 +235,12 @@ static __always_inline bool account(void *ctx, const struct packet *packet, u64 
 
 		if (!slot)
 			return false;
-		if (is_same_flow(slot, &packet->key) && slot->bytes) {
+		if (is_same_flow(slot, &packet->key) && is_taken(slot)) {
 			touch(slot, index, packet, now);
 			return false;
 		}
-		/* An empty slot, known by its bytes since packets wrap, is older than any flow. */
-		age = slot->bytes ? now - slot->last_jiffies + 1 : ~0U;
+		/* An empty slot is older than any flow. */
+		age = is_taken(slot) ? now - slot->last_jiffies + 1 : ~0U;
 		if (!victim || age > victim_age) {
 			victim = slot;
 			victim_age = age;
@@ -240,7 +249,7 @@ static __always_inline bool account(void *ctx, const struct packet *packet, u64 
 	}
 	if (!victim)
 		return false;
-	if (victim->bytes)
+	if (is_taken(victim))
 		evict(ctx, victim, victim_index, cpu);
 	take(victim, victim_index, packet, now);
 	return true;

@@ -18,14 +18,15 @@
  * SLOTS_PER_CPU (a power of two), HOOK_POINTS,
  * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
  * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
- * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be), and
- * the hash key SEED_0 to SEED_4 (odd numbers).  Only while somebody captures, also CAPTURES and what
+ * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be),
+ * REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to SEED_4 (odd numbers).  Only while somebody captures, also CAPTURES and what
  * capture.bpf.h wants.
  */
 #include "events.h"
 #include "parse.h"
 
 #include "maps.bpf.h"
+#include "replay.bpf.h"
 #include "book.bpf.h"
 #include "names.bpf.h"
 #include "unusual.bpf.h"
@@ -67,12 +68,18 @@ static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff
 	frame->link_bytes = entry.link_bytes;
 	frame->point = is_egress ? entry.egress_point : entry.ingress_point;
 	frame->direction = is_egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
-	frame->bytes = skb->len;
+	frame->bytes = frame->wire_bytes = skb->len;
 	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
 	frame->has_aside_tag = skb->vlan_present;
 	frame->aside_vlan = frame->has_aside_tag * skb->vlan_tci & VLAN_VID_MASK;
 	frame->segment_bytes = skb->gso_size;
 	frame->segments = skb->gso_segs;
+#if REPLAY
+	set_capture_clock(skb);
+	frame->link_bytes = skb->cb[0];
+	frame->point = skb->mark;
+	frame->wire_bytes = skb->priority;
+#endif
 }
 
 /* A jumbo frame may have parts outside of data; headers are before them. */
@@ -89,7 +96,7 @@ static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *x
 	frame->link_bytes = entry.link_bytes;
 	frame->point = entry.ingress_point;
 	frame->direction = DIRECTION_INGRESS;
-	frame->bytes = xdp_bytes(xdp, is_jumbo);
+	frame->bytes = frame->wire_bytes = xdp_bytes(xdp, is_jumbo);
 	frame->is_jumbo = is_jumbo;
 }
 
@@ -104,7 +111,7 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 	if (!books)
 		return;
 	packet.tag_bytes = frame->has_aside_tag * VLAN_TAG_BYTES;
-	packet.bytes = frame->bytes + packet.tag_bytes;
+	packet.bytes = frame->wire_bytes + packet.tag_bytes;
 	packet.min_bytes = packet.max_bytes = packet.bytes;
 	packet.key.lane = frame->aside_vlan << LANE_VLAN_SHIFT;
 	if (!parse_plain(cursor, &packet, frame->link_bytes, frame->segment_bytes)) {

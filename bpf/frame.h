@@ -14,8 +14,9 @@
 struct frame {
 	u64 point;
 	u64 direction;
-	u64 bytes;    /* in memory */
-	u64 is_jumbo; /* of XDP: parts of it may lie elsewhere */
+	u64 bytes;	/* in memory */
+	u64 wire_bytes; /* the same, but of a packet of a capture what it had on the wire */
+	u64 is_jumbo;	/* of XDP: parts of it may lie elsewhere */
 	u64 link_bytes;
 	u64 has_aside_tag;
 	u64 aside_vlan;

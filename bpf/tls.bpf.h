@@ -25,7 +25,11 @@ PAYLOAD_EVENTS(tls, tls_event);
 /* Chunks in one super-packet. */
 #define TLS_CHUNKS_MAX ((TLS_HELLO_BYTES + TLS_CHUNK_BYTES - 1) / TLS_CHUNK_BYTES)
 /* A part that was lost is sent again sooner. */
+#if REPLAY
+#define TLS_WAIT_JIFFIES (2000000000 / REPLAY_TICK_NS)
+#else
 #define TLS_WAIT_JIFFIES 512
+#endif
 
 /* A note: the sequence number in the low half, the bytes missing and a tag of the hash above. */
 #define TLS_MISSING_SHIFT 32

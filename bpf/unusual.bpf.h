@@ -88,7 +88,7 @@ static __always_inline void begin(struct dissection *d, const struct frame *fram
 	d->layer = frame->link_bytes ? LAYER_ETHERNET : LAYER_BARE;
 	d->packet.segments = 1;
 	d->packet.tag_bytes = frame->has_aside_tag * VLAN_TAG_BYTES;
-	d->packet.bytes = frame->bytes + d->packet.tag_bytes;
+	d->packet.bytes = frame->wire_bytes + d->packet.tag_bytes;
 	d->packet.min_bytes = d->packet.max_bytes = d->packet.bytes;
 }
 

@@ -37,6 +37,11 @@ def as_argument(read: Callable[[str], Value]) -> Callable[[str], Value]:
     return value_of
 
 
+def since_in(text: str) -> int:
+    """As `seconds_in`; `all`, which is 0, sets no limit."""
+    return 0 if text == "all" else seconds_in(text)
+
+
 def port_number(text: str) -> int:
     """One port; 0 stands for any free one."""
     if re.fullmatch(r"\d{1,5}", text, re.ASCII) and int(text) <= 65535:

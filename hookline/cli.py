@@ -18,6 +18,7 @@ from typing import NoReturn
 SUBCOMMANDS = (
     ("up", "hookline.up", "start everything on this machine and watch its traffic (root)"),
     ("demo", "hookline.demo.command", "watch three hosts that it builds and lets talk (root)"),
+    ("replay", "hookline.replay", "load the packets of a capture file like live ones (root)"),
     ("query", "hookline.query", "ask the history in SQL"),
     ("flows", "hookline.flows", "who talked to whom, and how much"),
     ("capture", "hookline.capture", "whole packets into a file for Wireshark (root)"),

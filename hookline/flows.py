@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from hookline import history, output, words
-from hookline.arguments import as_argument, limit_in, seconds_in
+from hookline.arguments import as_argument, limit_in, since_in
 from hookline.conditions import Conditions
 from schemas.filter.grammar import parse
 from schemas.filter.terms import EITHER, in_container, is_equal, on_ports, owned_by, within
@@ -84,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument(
         "--since",
-        type=seconds_in,
+        type=since_in,
         default="5m",
         metavar="TIME",
-        help="how far back, as 30s, 5m, 2h, 7d (default: %(default)s)",
+        help="how far back, as 30s, 5m, 2h, 7d, or all (default: %(default)s)",
     )
     which.add_argument("--from", dest="source", type=_NETWORK, metavar="ADDR|CIDR", help="source")
     which.add_argument(
@@ -158,9 +158,12 @@ def asked_from(args: argparse.Namespace) -> Asked:
     """
     conditions = Conditions("flows")
     chosen = [conditions.of(part) for part in _filters(args)]
-    since = "flows.time >= now64(9) - toIntervalSecond({since:UInt32})"
-    values = {"since": args.since, "limit": args.limit, **conditions.values}
-    return Asked(SELECT.replace("{conditions}", "\n    AND ".join([since, *chosen])), values)
+    values = {"limit": args.limit, **conditions.values}
+    if args.since:
+        chosen.insert(0, "flows.time >= now64(9) - toIntervalSecond({since:UInt32})")
+        values["since"] = args.since
+    where = "\n    AND ".join(chosen) or "true"
+    return Asked(SELECT.replace("{conditions}", where), values)
 
 
 def _filters(args: argparse.Namespace) -> list[Filter]:

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -70,11 +70,13 @@ def environment_name(name: str) -> str:
     return ENVIRONMENT_PREFIX + name.upper()
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
-    """Give *parser* a flag for each option of *cls* that is no secret."""
+def add_flags(
+    parser: argparse.ArgumentParser, cls: type[Any], names: Container[str] | None = None
+) -> None:
+    """Give *parser* a flag for each option of *cls* that is no secret, or of those in *names*."""
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if is_secret(field):
+        if is_secret(field) or (names is not None and field.name not in names):
             continue
         name = field.metadata["group"]
         group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))

@@ -46,27 +46,40 @@ class Published:
             int(self.column(kind, in_bytes)[chosen].sum()),
         )
 
-    def five_tuples(self, direction: str = "") -> dict[FiveTuple, tuple[int, int]]:
+    def five_tuples(
+        self, direction: str = "", *, interface: str = ""
+    ) -> dict[FiveTuple, tuple[int, int]]:
         """Packets and bytes by five-tuple, in tshark's notation."""
         totals: dict[FiveTuple, tuple[int, int]] = defaultdict(lambda: (0, 0))
         for row in self._flows():
             if direction and _NAME_OF_DIRECTION[row.direction] != direction:
+                continue
+            if interface and row.interface != interface:
                 continue
             packets, in_bytes = totals[row.five_tuple]
             totals[row.five_tuple] = packets + row.packets, in_bytes + row.bytes
         return dict(totals)
 
     def _flows(self) -> Iterator["Row"]:
-        names = ("direction", "src_addr", "dst_addr", "src_port", "dst_port", "protocol")
+        names = (
+            "interface",
+            "direction",
+            "src_addr",
+            "dst_addr",
+            "src_port",
+            "dst_port",
+            "protocol",
+        )
         columns = [self.column("flow", name) for name in (*names, "packets", "bytes")]
-        for direction, src, dst, *numbers in zip(*columns, strict=True):
+        for interface, direction, src, dst, *numbers in zip(*columns, strict=True):
             *ports_and_protocol, packets, in_bytes = map(int, numbers)
             five_tuple = (text_from_address(src), text_from_address(dst), *ports_and_protocol)
-            yield Row(int(direction), five_tuple, packets, in_bytes)
+            yield Row(interface, int(direction), five_tuple, packets, in_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    interface: str
     direction: int
     five_tuple: FiveTuple
     packets: int

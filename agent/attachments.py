@@ -91,10 +91,8 @@ class Attachments:
         for one in self._links.all():
             if not one.is_up:
                 self._asleep.add(one.ifindex)
-            elif is_start:
-                self._attach_if_chosen(one)
             else:
-                self._try_to_attach(one)
+                self._try_to_attach(one, is_start=is_start)
 
     def heard(self) -> None:
         """Look at every interface of which the kernel has said something."""
@@ -153,7 +151,7 @@ class Attachments:
         for ifindex, observed in list(self._observed.items()):
             self._let_go(observed, event, now.get(ifindex, observed.one))
 
-    def _try_to_attach(self, one: Interface) -> None:
+    def _try_to_attach(self, one: Interface, *, is_start: bool = False) -> None:
         state = (one.name, one.is_up, one.mtu)
         if self._refused.get(one.ifindex) == state:
             return
@@ -161,7 +159,10 @@ class Attachments:
         try:
             self._attach_if_chosen(one)
         except LoadError as error:
+            # One that went meanwhile is no failure.
             if self._links.one(one.ifindex) is not None:
+                if is_start:
+                    raise
                 self._refused[one.ifindex] = state
                 log.warning("not observed: %s", error)
 

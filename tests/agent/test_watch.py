@@ -70,7 +70,12 @@ def test_an_interface_that_appears_is_counted_from_its_first_packet_to_its_last(
 def test_what_is_excluded_is_not_observed_now_or_later(lab):
     stem = unique_name()
     with link() as now, made(f"{stem}z"):
-        flags = ("--interface", "hlt*", "--exclude-interface", now.near.name)
+        flags = (
+            "--interface",
+            f"{stem[: stem.index('-')]}-*",
+            "--exclude-interface",
+            now.near.name,
+        )
         flags += ("--exclude-interface", "*[yz]", "--stop-timeout", "0.1")
         with agent(*flags) as observed, made(f"{stem}y"), link() as later:
             until_observed(observed, later.near.ifindex)

@@ -21,6 +21,8 @@ from agent.plan import INTERFACE_SLOTS, REPLAY_TICK_NS, LoadError, Plan
 from agent.variants import HOOKS, JUMBO
 
 SOURCE_PATH = Path(__file__).resolve().parent.parent / "bpf"
+# XDP programs that ask for a frame's length, which is another question for jumbo frames.
+_MEASURING = ("hook_xdp", "names_xdp")
 # As bpf/maps.bpf.h numbers them.
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -49,8 +51,7 @@ FLOW = Source(
         "hook_ingress": "SCHED_CLS",
         "hook_egress": "SCHED_CLS",
         "unusual_xdp": "XDP",
-        "unusual_ingress": "SCHED_CLS",
-        "unusual_egress": "SCHED_CLS",
+        "unusual_tc": "SCHED_CLS",
         "hook_clock": "SCHED_CLS",
     },
     (
@@ -63,7 +64,7 @@ FLOW = Source(
         "evictions",
         "packets",
     ),
-    {"xdp_tails": ("unusual_xdp",), "tc_tails": ("unusual_ingress", "unusual_egress")},
+    {"xdp_tails": ("unusual_xdp",), "tc_tails": ("unusual_tc",)},
 )
 
 
@@ -185,7 +186,7 @@ def images(source: Source, loaded: Loaded) -> dict[str, Image]:
     tails = [name for its in source.tails.values() for name in its]
     wanted = (*HOOKS, *tails)
     names = {name: source.programs[name] for name in wanted if name in source.programs}
-    names |= {f"{name}{JUMBO}": kind for name, kind in names.items() if kind == "XDP"}
+    names |= {f"{name}{JUMBO}": kind for name, kind in names.items() if name in _MEASURING}
     return {
         name: Image.of(kind, loaded.module.dump_func(name), maps) for name, kind in names.items()
     }

@@ -96,7 +96,7 @@ class Variant:
         maps = {_TABLE: self.table_fd}
         kinds = {images[name].kind for name in names}
         tails = {
-            tail: [name + suffix for name in its]
+            tail: [name + suffix if name + suffix in images else name for name in its]
             for tail, its in self._compiled.tails.items()
             if images[its[0]].kind in kinds
         }

@@ -168,11 +168,11 @@ def verified() -> dict:
     lines = []
     for switch, options in SWITCHES.items():
         with hooks(**options) as loaded:
-            programs = ["hook_xdp", "hook_ingress", "unusual_ingress"]
+            programs = ["hook_xdp", "hook_ingress", "unusual_tc"]
             counts = [instructions_verified(loaded.fd(name)) for name in programs]
             own = instructions_verified(loaded.fd("names_tc")) if options else 0
             lines.append([switch, *counts, own])
-    columns = ["", "hook_xdp", "hook_ingress", "unusual_ingress", "names_tc"]
+    columns = ["", "hook_xdp", "hook_ingress", "unusual_tc", "names_tc"]
     return table("Instructions the verifier walked through", columns, lines)
 
 

@@ -100,9 +100,24 @@ static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *x
 	frame->is_jumbo = is_jumbo;
 }
 
-/* Books the packet if it is a plain one; another goes on in the program at tail. */
+/* Goes on with the frame in the program that reads any; comes back only where there is none. */
+static __always_inline void go_on_unusual(void *ctx, const bool is_xdp, const struct frame *frame)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct frame *kept = frames.lookup(&cpu);
+
+	if (!kept)
+		return;
+	*kept = *frame;
+	if (is_xdp)
+		xdp_tails.call(ctx, TAIL_XDP);
+	else
+		tc_tails.call(ctx, TAIL_TC);
+}
+
+/* Books the packet if it is a plain one. */
 static __always_inline void account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
-					  struct cursor *cursor, const u32 tail)
+					  struct cursor *cursor)
 {
 	u64 cpu = bpf_get_smp_processor_id();
 	struct hook_totals *books = books_at(cpu, frame->point);
@@ -115,12 +130,8 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 	packet.min_bytes = packet.max_bytes = packet.bytes;
 	packet.key.lane = frame->aside_vlan << LANE_VLAN_SHIFT;
 	if (!parse_plain(cursor, &packet, frame->link_bytes, frame->segment_bytes)) {
-		if (is_xdp)
-			xdp_tails.call(ctx, tail);
-		else
-			tc_tails.call(ctx, tail);
-		/* Comes back only where there is no such program: counted by what was read. */
-		packet.is_truncated = 1;
+		go_on_unusual(ctx, is_xdp, frame);
+		packet.is_truncated = 1; /* counted by what was read */
 	}
 #if CAPTURES
 	capture_plain(ctx, is_xdp, frame, &packet);
@@ -130,13 +141,13 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 	name_packet(ctx, is_xdp, &packet, cpu);
 }
 
-static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress, const u32 tail)
+static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
 	struct frame frame = {};
 
 	frame_from_skb(&frame, skb, is_egress);
-	account_frame(skb, false, &frame, &cursor, tail);
+	account_frame(skb, false, &frame, &cursor);
 }
 
 static __always_inline void account_xdp(struct xdp_md *xdp, const bool is_jumbo)
@@ -145,7 +156,7 @@ static __always_inline void account_xdp(struct xdp_md *xdp, const bool is_jumbo)
 	struct frame frame = {};
 
 	frame_from_xdp(&frame, xdp, is_jumbo);
-	account_frame(xdp, true, &frame, &cursor, TAIL_XDP);
+	account_frame(xdp, true, &frame, &cursor);
 }
 
 int hook_xdp(struct xdp_md *ctx)
@@ -163,49 +174,25 @@ int hook_xdp_jumbo(struct xdp_md *ctx)
 
 int hook_ingress(struct __sk_buff *skb)
 {
-	account_skb(skb, false, TAIL_INGRESS);
+	account_skb(skb, false);
 	return TC_ACT_UNSPEC;
 }
 
 int hook_egress(struct __sk_buff *skb)
 {
-	account_skb(skb, true, TAIL_EGRESS);
+	account_skb(skb, true);
 	return TC_ACT_UNSPEC;
 }
 
 int unusual_xdp(struct xdp_md *ctx)
 {
-	struct frame frame = {};
-
-	frame_from_xdp(&frame, ctx, false);
-	account_unusual(ctx, true, &frame);
+	account_unusual(ctx, true);
 	return XDP_PASS;
 }
 
-int unusual_xdp_jumbo(struct xdp_md *ctx)
+int unusual_tc(struct __sk_buff *skb)
 {
-	struct frame frame = {};
-
-	frame_from_xdp(&frame, ctx, true);
-	account_unusual(ctx, true, &frame);
-	return XDP_PASS;
-}
-
-int unusual_ingress(struct __sk_buff *skb)
-{
-	struct frame frame = {};
-
-	frame_from_skb(&frame, skb, false);
-	account_unusual(skb, false, &frame);
-	return TC_ACT_UNSPEC;
-}
-
-int unusual_egress(struct __sk_buff *skb)
-{
-	struct frame frame = {};
-
-	frame_from_skb(&frame, skb, true);
-	account_unusual(skb, false, &frame);
+	account_unusual(skb, false);
 	return TC_ACT_UNSPEC;
 }
 

@@ -3,16 +3,19 @@
 #pragma once
 
 #include "events.h"
+#include "frame.h"
 #include "share.bpf.h"
 
 enum xdp_tail { TAIL_XDP, TAIL_XDP_NAMES };
-enum tc_tail { TAIL_INGRESS, TAIL_EGRESS, TAIL_TC_NAMES };
+enum tc_tail { TAIL_TC, TAIL_TC_NAMES };
 
 /* Which packet of a tunnel rows tell of. */
 #define TUNNELS_OUTER 0
 #define TUNNELS_INNER 1
 #define TUNNELS_BOTH  2
 
+/* Key: CPU, whose programs do not interrupt each other.  A frame that goes on in another one. */
+BPF_TABLE_PINNED("array", u32, struct frame, frames, CPUS, PINS "/frames");
 /* Key: CPU * SLOTS_PER_CPU + slot.  We write; the agent maps it to read; nothing is deleted. */
 SHARED_ARRAY(flow_slots, struct flow_slot, CPUS *SLOTS_PER_CPU);
 /* Key: as above.  Apart from the slot because it is written once an interval, not per packet. */

@@ -92,13 +92,18 @@ static __always_inline void begin(struct dissection *d, const struct frame *fram
 	d->packet.min_bytes = d->packet.max_bytes = d->packet.bytes;
 }
 
-static __always_inline void account_unusual(void *ctx, const bool is_xdp, const struct frame *frame)
+/* Takes up the frame with which a hook went on here. */
+static __always_inline void account_unusual(void *ctx, const bool is_xdp)
 {
 	u32 cpu = bpf_get_smp_processor_id();
 	struct dissection *d = dissections.lookup(&cpu);
-	struct hook_totals *books = books_at(cpu, frame->point);
+	struct frame *frame = frames.lookup(&cpu);
+	struct hook_totals *books;
 
-	if (!d || !books)
+	if (!d || !frame)
+		return;
+	books = books_at(cpu, frame->point);
+	if (!books)
 		return;
 	begin(d, frame);
 	dissect(ctx, is_xdp, d);

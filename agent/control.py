@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.captures import Capture, CaptureError, Captures, RefusedError
+from agent.clock import wall_offset_ns
 from agent.condition import matches
 from agent.interfaces import Interface
+from agent.ownership import Look, owners_of
 from agent.points import HookPoints
 from agent.programs import LOCKS
 from schemas.fields import DIRECTIONS
@@ -49,10 +51,13 @@ def socket_path(name: str) -> Path:
 class Control:
     """Carries out the orders of every client."""
 
-    def __init__(self, captures: Captures, points: Callable[[], list[Message]]) -> None:
-        """*points* describes every hook point that is in use."""
+    def __init__(
+        self, captures: Captures, points: Callable[[], list[Message]], owners: Look
+    ) -> None:
+        """*points* describes every hook point that is in use, *owners* tells whose flows are."""
         self._captures = captures
         self._points = points
+        self._owners = owners
         self._clients: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -101,8 +106,8 @@ class Control:
         )
         try:
             await self._describe(peer, capture, globs)
-            while (order := await _hear(peer)) and order.get("do") == "points":
-                await _say(peer, {"ok": True, "points": self._chosen_points(globs)})
+            while (order := await _hear(peer)) and order.get("do") != "stop":
+                await _say(peer, {"ok": True, **self._answer(order, globs)})
         finally:
             await asyncio.shield(self._captures.stop(capture))
         with contextlib.suppress(ConnectionError):
@@ -135,6 +140,15 @@ class Control:
             )
         finally:
             os.close(books_fd)
+
+    def _answer(self, order: Message, globs: list[str]) -> Message:
+        """What a client wants to know while it captures."""
+        if order.get("do") != "owners":
+            return {"points": self._chosen_points(globs)}
+        try:
+            return {"owners": owners_of(order["flows"], self._owners, wall_offset_ns())}
+        except (KeyError, TypeError, ValueError) as error:
+            raise RefusedError(f"these are no flows: {error}") from None
 
     def _chosen_points(self, globs: list[str]) -> list[Message]:
         return [

@@ -8,9 +8,10 @@ batches.  The order inside matters and is stated where it does.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from agent.batch import Cutter
 from agent.clock import Anchor, Clock
@@ -107,6 +108,7 @@ class Observer:
         self._events = [Events("packet", packets, partial(packet_columns, maps.contexts))]
         self._socket_books = socket_books
         self._socket_owners: SocketOwners | None = None
+        self._learned = 0  # of the socket events that wait, how many drains
         if socket_books is not None:
             self._add_sockets(plan, buffer)
         self._hellos = TlsReader(partial(ledger.book_rejected, "tls"))
@@ -191,17 +193,35 @@ class Observer:
     def _drain_events(self) -> int:
         return sum(events.drain() for events in self._events)
 
+    def owners_of(self, flows: Mapping[str, Any], offset_ns: int) -> Columns:
+        """Who has the sockets of *flows*, as far as is known at this moment; no owners, no columns.
+
+        *offset_ns* is wall time of the boot.
+        """
+        if self._owners is None:
+            return {}
+        self._drain_events()
+        self._learn_owners()
+        return self._owners.flow_columns(flows, offset_ns)
+
+    def _learn_owners(self) -> None:
+        """Learn what the events that wait tell of sockets, each of them once."""
+        for events in self._events:
+            new = events.waiting[self._learned :]
+            if events.kind == "socket" and self._socket_owners is not None and new:
+                self._socket_owners.learn(joined(new))
+                self._learned = len(events.waiting)
+
     def _drain_evictions(self) -> None:
         if len(evictions := self._evictions.drain()):
             self._counted.append(self._cache.settle(evictions))
 
     def _take_batches(self, anchor: Anchor) -> Iterator[Batch]:
         counted, self._counted = self._counted, []
-        taken = [(one, rows) for one in self._events if (rows := one.take()) is not None]
         # Before the flows, whose owners it tells.
-        for events, rows in taken:
-            if events.kind == "socket" and self._socket_owners is not None:
-                self._socket_owners.learn(rows)
+        self._learn_owners()
+        self._learned = 0
+        taken = [(one, rows) for one in self._events if (rows := one.take()) is not None]
         for part in counted:
             if len(part):
                 point = unpack(LANE, "point", part.slots["lane"])

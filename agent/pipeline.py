@@ -110,7 +110,7 @@ async def _work(
     watch.begin(_attach(config, variants, Books(points, ledger, watch.chronicle)))
     publisher.start()
     captures = Captures(plan, variants, buffer=report.buffer, names=points.names, swap=watch.swap)
-    control = Control(captures, lambda: describe(points, watch.interfaces))
+    control = Control(captures, lambda: describe(points, watch.interfaces), observer.owners_of)
     async with (
         _informed(owners, _events(config, report)),
         control.listening(socket_path(config.name)),

@@ -203,13 +203,13 @@ def _follow(recording: Recording, order: Order, limits: Limits, stop: list[int])
         while not stop and not limits.are_reached(recording.packets):
             if time.monotonic() - asked >= _ASK_SECONDS:
                 asked = time.monotonic()
-                recording.introduce(order.ask("points")["points"])
+                recording.look_around()
             if recording.take(limits.left(recording.packets)):
                 continue
             # Told nothing that we asked for, we hear nothing: only the agent's end.
             if select.select([order.peer], [], [], _POLL_SECONDS)[0]:
-                order.ask("stop")
-        order.ask("stop")
+                recording.end()
+        recording.end()
     except RemoteError as error:
         return _fail(str(error), code=error.code)
     return 0

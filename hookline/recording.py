@@ -16,8 +16,13 @@ from hookline.pcapng import (
     PcapngWriter,
     Statistics,
 )
-from hookline.remote import Order
+from hookline.remote import Order, RemoteError
+from schemas.protocols import WITH_PORTS
 
+Key = tuple[bytes, bytes, int, int, int, int]  # addresses, ports, protocol, hook point
+
+# Flows whose owners are kept; more begin anew.
+_MOST_OWNERS = 100_000
 _UNKNOWN_NAME = "unknown"
 _DIRECTIONS = {"ingress": INGRESS, "egress": EGRESS}
 
@@ -52,6 +57,9 @@ class Recording:
         self._chosen_by = chosen_by
         self.introduce(answer["points"])
         self._start_ns = time.time_ns()
+        self._order = order
+        self._asks = True
+        self._owners: dict[Key, str] = {}
         self.packets = 0
         self._writer.flush()
 
@@ -81,11 +89,54 @@ class Recording:
         if not frames:
             return 0
         offset_ns = wall_offset_ns()
+        self._ask_for_owners(frames, offset_ns)
         for frame in frames:
             self._write(frame, frame.seen_ns + offset_ns)
         self._writer.flush()
         self.packets += len(frames)
         return len(frames)
+
+    def _ask_for_owners(self, frames: list[Frame], offset_ns: int) -> None:
+        """Learn whose the packets are, of flows that were not asked for yet."""
+        if not self._asks:
+            return
+        keys = ((_key(frame), frame) for frame in frames if frame.protocol in WITH_PORTS)
+        new = {key: frame for key, frame in keys if key not in self._owners}
+        if not new:
+            return
+        if len(self._owners) > _MOST_OWNERS:
+            self._owners.clear()
+        flows = [self._told(frame, offset_ns) for frame in new.values()]
+        try:
+            owners = self._order.ask("owners", flows=flows)["owners"]
+        except RemoteError:
+            # It has ended.  The packets are here all the same.
+            self._asks = False
+            return
+        self._owners |= zip(new, owners, strict=False)
+
+    def _told(self, frame: Frame, offset_ns: int) -> list[object]:
+        point = self._points.get(frame.point)
+        is_egress = point is not None and point.direction == EGRESS
+        return [*_key(frame)[:5], "egress" if is_egress else "ingress", frame.seen_ns + offset_ns]
+
+    def end(self) -> None:
+        """Have the programs only count again; what is in the buffer is all that comes.
+
+        Raises:
+            RemoteError: the agent has ended.
+        """
+        self._asks = False
+        self._order.ask("stop")
+
+    def look_around(self) -> None:
+        """Ask which interfaces there are by now, and once more for owners that nobody knew.
+
+        Raises:
+            RemoteError: the agent has ended.
+        """
+        self.introduce(self._order.ask("points")["points"])
+        self._owners = {key: owner for key, owner in self._owners.items() if owner}
 
     def _write(self, frame: Frame, time_ns: int) -> None:
         point = self._points.get(frame.point)
@@ -97,6 +148,7 @@ class Recording:
             frame.data,
             original_bytes=frame.original_bytes,
             direction=point.direction,
+            comment=self._owners.get(_key(frame), ""),
         )
         point.delivered += 1
 
@@ -119,3 +171,8 @@ class Recording:
             dropped=sum(counted.lost[one] for one in points),
             delivered=sum(point.delivered for _, point in mine),
         )
+
+
+def _key(frame: Frame) -> Key:
+    ports = frame.src_port, frame.dst_port
+    return frame.src_addr, frame.dst_addr, *ports, frame.protocol, frame.point

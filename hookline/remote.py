@@ -31,14 +31,14 @@ class Order:
     answer: Message
     fds: list[int]
 
-    def ask(self, what: str) -> Message:
-        """The agent's answer to `points`, or to `stop`, after which the order has ended.
+    def ask(self, what: str, **about: object) -> Message:
+        """The agent's answer to `points`, `owners`, or `stop`, after which the order has ended.
 
         Raises:
             RemoteError: the agent has ended, or cannot do it.
         """
         try:
-            send(self.peer, {"do": what})
+            send(self.peer, {"do": what, **about})
             heard = receive(self.peer)
         except (OSError, MessageError):
             heard = None

@@ -33,6 +33,7 @@ from tests.lab.captures import (
     frames_of,
     has_leftovers,
 )
+from tests.lab.cgroups import a_cgroup
 from tests.lab.links import End, Link, link
 from tests.lab.published import read_published
 from tests.lab.traffic import iperf3, ping, udp_burst
@@ -143,6 +144,30 @@ def test_it_tells_interface_direction_time_and_length_of_so_many_packets(observe
     assert times == sorted(times)
     assert abs(times[-1] - running.path.stat().st_mtime) < 20
     assert running.said == "6 packets captured, 0 lost in the kernel\n"
+
+
+def test_each_packet_says_who_has_its_socket(wire, tmp_path):
+    send = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 0))
+sock.connect((sys.argv[2], 7777))
+sock.send(b"x")
+"""
+    with a_cgroup("web.service") as web:
+        flags = ("--sockets", "yes", "--cgroup", str(web.directory), "--interval", "60")
+        with (
+            agent("--interface", wire.near.name, *flags) as one,
+            capturing(one, tmp_path / "x.pcapng", "--count", "1", "udp port 7777") as running,
+        ):
+            ends = (wire.near.ipv4, wire.far.ipv4)
+            sender = subprocess.Popen(web.command("/usr/bin/python3", "-c", send, *ends))
+            sender.wait()
+            running.wait()
+
+    # Before the interval ends, whose rows would tell; its cgroup may still be looked for.
+    [[comment]] = fields_of(running.path, "frame.comment")
+    assert comment.startswith(f"python3 (pid {sender.pid}")
 
 
 def test_super_packets_are_captured_whole_and_kept_when_the_agent_ends(lab, tmp_path):

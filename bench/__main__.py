@@ -32,6 +32,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "owners": (),
     "sockets": (),
     "names": (),
+    "replay": (),
     "live": (),
     "memory": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),

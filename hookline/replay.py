@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -151,6 +152,8 @@ async def _replay(arguments: argparse.Namespace, config: Config, loaded: Loaded)
     if arguments.kafka is not None:
         return await replay(loaded, config, interval_ns=interval_ns)
     if (running := history.running_at(arguments.data)) is not None:
+        if not running.kafka:
+            raise ReplayError("the hookline up that runs is of an older version: restart it")
         _refuse_known_node(arguments, config, running.http)
         config = dataclasses.replace(config, kafka=running.kafka)
         books = await replay(loaded, config, interval_ns=interval_ns)
@@ -218,8 +221,10 @@ def _tell_books(config: Config, loaded: Loaded, books: Books) -> int:
 
 
 def _question(arguments: argparse.Namespace, config: Config) -> str:
-    data = "" if arguments.data == DEFAULT_DATA else f" --data {arguments.data}"
-    return f"hookline flows --node '{config.node}' --since all{data}"
+    words = ["hookline", "flows", "--node", config.node, "--since", "all"]
+    if arguments.data != DEFAULT_DATA:
+        words += ["--data", str(arguments.data)]
+    return shlex.join(words)
 
 
 def _tell(text: str) -> None:

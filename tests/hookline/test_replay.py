@@ -8,6 +8,8 @@ import pytest
 
 from tests.hookline.ups import command, hookline, up
 from tests.lab.capture_files import START_S, interface, packet, pcap, section
+from tests.lab.links import unique_name
+from tests.lab.published import read_published
 
 pytestmark = [pytest.mark.kernel, pytest.mark.services]
 
@@ -112,3 +114,13 @@ def test_standard_input_is_a_capture_too(lab, tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert b"node stdin: read 3 packets; 3 in 3 flow rows, rejected 0" in done.stdout
+
+
+def test_a_cluster_gets_the_rows_and_nothing_else_is_started(kafka, lab, tmp_path):
+    capture = pcap(tmp_path / "a.pcap", [FRAME] * 3)
+    node = unique_name()
+
+    done = hookline("replay", f"--kafka={kafka}", f"--node={node}", str(capture))
+
+    assert done.returncode == 0, done.stderr
+    assert read_published(kafka, node).sums("ingress") == (3, 126)

@@ -119,8 +119,6 @@ class Captures:
         if self._rings_fd < 0:
             self._rings_fd = libbpf.create_array_of_rings(CAPTURE_SLOTS)
             libbpf.pin(self._rings_fd, self.plan.pins.map(RINGS))
-        libbpf.update_element(self._rings_fd, capture.slot, capture.ring_fd.to_bytes(4, "little"))
-        self._clear_books(capture.slot)
         self._running[capture.slot] = capture
         # Those that run keep theirs; its size is that of the longest packet that is wanted.
         self.plan.pins.map(SCRATCH).unlink(missing_ok=True)
@@ -129,13 +127,19 @@ class Captures:
         except LoadError as error:
             raise CaptureError(f"the kernel refuses the filter: {error}") from None
         await self._swap_to(Variants(Compiled.reported(report, self.plan.pins), self._normal))
+        # Not before: programs that were replaced may know the slot by the filter of a capture that
+        # had it, and would send what that one wanted.
+        self._clear_books(capture.slot)
+        libbpf.update_element(self._rings_fd, capture.slot, capture.ring_fd.to_bytes(4, "little"))
 
     async def _remove(self, capture: Capture) -> None:
         self._running.pop(capture.slot, None)
         if not self._running:
             await self._swap_to(None)
         if self._rings_fd >= 0:
-            libbpf.delete_element(self._rings_fd, capture.slot)
+            # One that failed to start is not there yet.
+            with contextlib.suppress(FileNotFoundError):
+                libbpf.delete_element(self._rings_fd, capture.slot)
         os.close(capture.ring_fd)
         if not self._running:
             self._let_go()

@@ -274,6 +274,27 @@ def test_captures_beside_each_other_do_not_know_of_each_other(observed, tmp_path
     assert counts_only(one)
 
 
+def test_a_capture_gets_nothing_of_what_the_one_before_in_its_place_wanted(observed, tmp_path):
+    one, wire = observed
+    with (
+        capturing(one, tmp_path / "udp.pcapng", "udp") as first,
+        capturing(one, tmp_path / "tcp.pcapng", "tcp"),
+        subprocess.Popen(
+            [sys.executable, "-c", FLOOD, wire.far.ipv4], stdin=subprocess.PIPE
+        ) as sender,
+    ):
+        wait_until(partial(holds_much, first.path), "datagrams")
+        first.stop()
+
+        with capturing(one, tmp_path / "icmp.pcapng", "icmptype (8 or 0)") as third:
+            ping(wire, 1)
+            third.stop()
+        sender.communicate()
+
+    assert len(third.frames) == 2
+    assert third.said.startswith("2 packets captured, 0 lost"), third.said
+
+
 def test_what_the_kernel_had_no_room_for_is_told(observed, tmp_path):
     one, wire = observed
     with capturing(one, tmp_path / "x.pcapng", "--buffer", "1", "udp") as running:

@@ -29,7 +29,7 @@ class Hierarchies:
 def hierarchies(mountinfo: str) -> Hierarchies:
     """The hierarchies in the text of /proc/PID/mountinfo."""
     root, has_v1 = None, False
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         mount, _, system = line.partition(" - ")
         kind = system.partition(" ")[0]
         if kind == "cgroup2" and root is None:
@@ -85,11 +85,12 @@ class ProcessCgroups:
 def cgroups_of(pid: int, proc: Path = PROC) -> ProcessCgroups | None:
     """Where a process is; None when it has gone or is hidden from us."""
     try:
-        text = (proc / str(pid) / "cgroup").read_text(errors="surrogateescape")
+        text = (proc / str(pid) / "cgroup").read_bytes().decode(errors="surrogateescape")
     except OSError:
         return None
     unified, v1 = "", ""
-    for line in text.splitlines():
+    # Whoever may make cgroups may name one with all else that Python takes for a line's end.
+    for line in filter(None, text.split("\n")):
         number, _, path = line.split(":", 2)
         if number == "0":
             unified = path

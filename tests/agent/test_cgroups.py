@@ -76,6 +76,17 @@ def test_of_v1_paths_the_one_that_tells_most_stands(tmp_path):
     assert cgroups_of(8, tmp_path) is None
 
 
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_a_cgroup_may_be_named_with_what_ends_lines_elsewhere(tmp_path, end):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cgroup").write_bytes(f"1:cpu:/a{end}b\n0::/c{end}d.service\n".encode())
+
+    found = cgroups_of(7, tmp_path)
+
+    assert found
+    assert (found.unified, found.v1) == (f"/c{end}d.service", f"/a{end}b")
+
+
 @pytest.fixture
 def service(lab) -> Iterator[Cgroup]:
     with a_cgroup("web.service") as made:

@@ -101,7 +101,10 @@ def _piece(source: Any, notes: list[str]) -> bytes:
     try:
         # Not read(): it would throw away what came before the damage.
         piece: bytes = source.read1(_PIECE_BYTES)
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        # bz2 says so with an OSError of no number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         notes.append(f"its compressed data is damaged or ends early ({error})")
         return b""
     return piece

@@ -5,6 +5,7 @@ Captures hold packets out of order: several queues or interfaces wrote them, or 
 flow cache expects time to go on, so packets are put in order; those of one moment keep theirs.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -167,7 +168,8 @@ def stem(path: Path) -> str:
     """The file's name without what tells its format; `stdin` for -."""
     if str(path) == "-":
         return "stdin"
-    name = path.name
+    # What is no UTF-8 cannot be the name of a node or an interface.
+    name = os.fsencode(path.name).decode(errors="replace")
     for suffix in (".gz", ".bz2", ".xz", ".pcap", ".pcapng", ".cap", ".dmp"):
         name = name.removesuffix(suffix) or name
     return name

@@ -4,8 +4,10 @@
 import bz2
 import gzip
 import lzma
+import os
 import struct
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -143,6 +145,28 @@ def test_of_damaged_compressed_data_the_beginning_is_read(tmp_path):
 
     assert 0 < len(loaded.timeline) < 5
     assert "damaged or ends early" in loaded.notes[0]
+
+
+def test_of_damaged_bzip2_the_beginning_is_read(tmp_path):
+    random = Random(1)
+    whole = pcap(tmp_path / "a.pcap", [random.randbytes(1500) for _ in range(2000)])
+    packed = bytearray(bz2.compress(whole.read_bytes()))
+    packed[len(packed) * 3 // 4] ^= 0xFF
+    damaged = tmp_path / "damaged.bz2"
+    damaged.write_bytes(packed)
+
+    loaded = load_captures([damaged])
+
+    assert 100 < len(loaded.timeline) < 2000
+    assert "damaged" in loaded.notes[0]
+
+
+def test_a_file_whose_name_is_no_text_is_read_and_named_as_far_as_it_can_be(tmp_path):
+    path = pcap(tmp_path / os.fsdecode(b"caf\xe9.pcap"), FRAMES)
+
+    loaded = load_captures([path])
+
+    assert names(loaded) == ["caf\ufffd"]
 
 
 @pytest.mark.parametrize("tail", [b"abc", struct.pack("<IIII", START_S, 0, 100, 100) + b"abc"])

@@ -88,7 +88,9 @@ class Control:
                 log.warning("a client was cut off", extra={"reason": str(error)})
             except CaptureError as error:
                 code = _REFUSED if isinstance(error, RefusedError) else _FAILED
-                await _say(peer, {"error": str(error), "code": code})
+                # Who has left meanwhile need not hear of it.
+                with contextlib.suppress(ConnectionError):
+                    await _say(peer, {"error": str(error), "code": code})
 
     async def _obey(self, peer: socket.socket) -> None:
         order = await _hear(peer)

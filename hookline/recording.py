@@ -23,6 +23,8 @@ Key = tuple[bytes, bytes, int, int, int, int]  # addresses, ports, protocol, hoo
 
 # Flows whose owners are kept; more begin anew.
 _MOST_OWNERS = 100_000
+# Flows asked about at once: a question has to fit into a message, and so does its answer.
+_MOST_ASKED = 1024
 _UNKNOWN_NAME = "unknown"
 _DIRECTIONS = {"ingress": INGRESS, "egress": EGRESS}
 
@@ -107,12 +109,14 @@ class Recording:
         if len(self._owners) > _MOST_OWNERS:
             self._owners.clear()
         flows = [self._told(frame, offset_ns) for frame in new.values()]
+        owners: list[str] = []
         try:
-            owners = self._order.ask("owners", flows=flows)["owners"]
+            for start in range(0, len(flows), _MOST_ASKED):
+                asked = flows[start : start + _MOST_ASKED]
+                owners += self._order.ask("owners", flows=asked)["owners"]
         except RemoteError:
             # It has ended.  The packets are here all the same.
             self._asks = False
-            return
         self._owners |= zip(new, owners, strict=False)
 
     def _told(self, frame: Frame, offset_ns: int) -> list[object]:

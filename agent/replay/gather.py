@@ -24,6 +24,7 @@ class Gatherer:
 
     batcher: Batcher
     _waiting: dict[str, list[Mapping[str, Column]]] = field(default_factory=dict)
+    _rows: dict[str, int] = field(default_factory=dict)
     _first_ns: dict[str, int] = field(default_factory=dict)
 
     def batches(
@@ -37,9 +38,9 @@ class Gatherer:
         if int(times.max()) - first_ns > _MOST_SPAN_NS:
             yield from self._take(kind, anchor)
             self._first_ns[kind] = int(times.min())
-        waiting = self._waiting.setdefault(kind, [])
-        waiting.append(columns)
-        if sum(row_count(one["time"]) for one in waiting) >= MAX_ROWS:
+        self._waiting.setdefault(kind, []).append(columns)
+        self._rows[kind] = self._rows.get(kind, 0) + row_count(times)
+        if self._rows[kind] >= MAX_ROWS:
             yield from self._take(kind, anchor)
 
     def rest(self, anchor: Mapping[str, int]) -> Iterator[Batch]:
@@ -49,6 +50,7 @@ class Gatherer:
 
     def _take(self, kind: str, anchor: Mapping[str, int]) -> Iterator[Batch]:
         self._first_ns.pop(kind, None)
+        self._rows.pop(kind, None)
         parts = self._waiting.pop(kind, [])
         if not parts:
             return

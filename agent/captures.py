@@ -134,15 +134,17 @@ class Captures:
 
     async def _remove(self, capture: Capture) -> None:
         self._running.pop(capture.slot, None)
-        if not self._running:
-            await self._swap_to(None)
-        if self._rings_fd >= 0:
-            # One that failed to start is not there yet.
-            with contextlib.suppress(FileNotFoundError):
-                libbpf.delete_element(self._rings_fd, capture.slot)
-        os.close(capture.ring_fd)
-        if not self._running:
-            self._let_go()
+        try:
+            if not self._running:
+                await self._swap_to(None)
+        finally:
+            if self._rings_fd >= 0:
+                # One that failed to start is not there yet.
+                with contextlib.suppress(FileNotFoundError):
+                    libbpf.delete_element(self._rings_fd, capture.slot)
+            os.close(capture.ring_fd)
+            if not self._running:
+                self._let_go()
 
     async def _swap_to(self, capturing: Variants | None) -> None:
         """Run these programs, or without any those that only count."""

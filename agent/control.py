@@ -39,6 +39,7 @@ from service.messages import (
 log = logging.getLogger(__name__)
 
 VERSION = 1
+_ACCEPT_AGAIN_SECONDS = 1.0
 _FAILED = 1  # as exit codes
 _REFUSED = 2
 
@@ -74,7 +75,12 @@ class Control:
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
-            peer, _ = await asyncio.get_running_loop().sock_accept(listener)
+            try:
+                peer, _ = await asyncio.get_running_loop().sock_accept(listener)
+            except OSError as error:  # too many open files, for example
+                log.warning("cannot accept a client", extra={"reason": str(error)})
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
             peer.setblocking(False)
             task = asyncio.create_task(self._serve(peer))
             self._clients.add(task)

@@ -16,6 +16,7 @@ from agent.chronicle import Chronicle
 from agent.interfaces import Choice, Interface, InterfaceError
 from agent.links import LinkSocket
 from agent.namespaces import OWN, Namespace, Netns, given_namespaces
+from agent.plan import LoadError
 from agent.variants import Variants
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,11 @@ class Watch:
 
     def _open(self, netns: Netns) -> _Watched:
         namespace = Namespace(netns)
-        links = namespace.call(lambda: LinkSocket(netns.label))
+        try:
+            links = namespace.call(lambda: LinkSocket(netns.label))
+        except OSError:
+            namespace.close()
+            raise
         watched = self._watched[netns] = _Watched(namespace, links)
         return watched
 
@@ -151,8 +156,17 @@ class Watch:
     def _return_to(self, netns: Netns) -> None:
         try:
             watched = self._open(netns)
-        except InterfaceError:  # gone again, or not finished yet
+        except (InterfaceError, OSError):  # gone again, or not finished yet
             return
-        if self._attach:
-            self._begin(watched, self._attach, is_start=False)
+        try:
+            if self._attach:
+                self._begin(watched, self._attach, is_start=False)
+        except (LoadError, OSError) as error:
+            # The other namespaces go on; this one is tried again with the next tick.
+            log.warning(
+                "network namespace cannot be observed yet",
+                extra={"netns": netns.label, "reason": str(error)},
+            )
+            self._give_up(watched)
+            return
         log.info("network namespace is back", extra={"netns": netns.label})

@@ -52,7 +52,7 @@ def test_an_interface_that_appears_is_counted_from_its_first_packet_to_its_last(
             grown = wire.quiet()
             ifindex = wire.near.ifindex
         observed.until_it_says("interface is gone")
-        assert not observed_links(observed)
+        wait_until(lambda: not observed_links(observed), "its links to be let go")
         assert observed.stop() == 0
     published = read_published(kafka, observed.name)
 

@@ -415,13 +415,18 @@ def test_a_connection_that_was_short_is_known_by_its_events(kafka, wire):
 @pytest.mark.services
 def test_a_process_in_another_namespace_is_known_at_the_host_s_end_of_its_link(kafka, wire):
     id_ = "cd" * 32
-    program = f"import socket; socket.socket().connect_ex(({wire.near.ipv4!r}, 9))"
+    program = f"import socket; print(socket.socket().connect_ex(({wire.near.ipv4!r}, 9))); input()"
     with a_cgroup(f"docker-{id_}.scope") as container:
         with agent(*watching(wire.near.name, container), kafka=kafka) as observed:
             # Nobody listens there, so only the far end has a socket.
-            command = wire.far.namespace.command(sys.executable, "-c", program)
-            subprocess.run(container.command(*command), check=True, timeout=60)
-            assert observed.stop() == 0
+            command = wire.far.namespace.command(sys.executable, "-uc", program)
+            # It lives until its row is made, so that what it belongs to can be asked for.
+            with subprocess.Popen(
+                container.command(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as process:
+                process.stdout.readline()
+                assert observed.stop() == 0
+                process.communicate(b"\n", timeout=60)
         published = read_published(kafka, observed.name)
     owners = owners_at(published, 9)
     (found,) = owners[TCP, INGRESS]

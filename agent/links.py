@@ -196,12 +196,6 @@ class LinkSocket:
         )
 
 
-def list_interfaces() -> list[Interface]:
-    """Every interface of the network namespace that this thread is in."""
-    with LinkSocket() as links:
-        return links.all()
-
-
 def _route_socket(*, groups: int) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     # Who has not the right gets on with less.

@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from agent import filesystems, libbpf
@@ -24,10 +25,15 @@ _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
 def main() -> int:
-    if not lives_with(int(sys.argv[1])):
+    return answer(lambda asked: _load(Plan.from_json(asked)))
+
+
+def answer(task: Callable[[str], Report]) -> int:
+    """Do for the agent what it asks on standard input; the exit code."""
+    if not _lives_with(int(sys.argv[1])):
         return 1
     try:
-        report = _load(Plan.from_json(sys.stdin.read()))
+        report = task(sys.stdin.read())
     except LoadError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -35,7 +41,7 @@ def main() -> int:
     return 0
 
 
-def lives_with(agent_pid: int) -> bool:
+def _lives_with(agent_pid: int) -> bool:
     """Have this process killed when the agent is; False where that has happened already.
 
     What is attached for an agent that was killed would count on, and nobody would read it.

@@ -7,7 +7,7 @@ it waits until whole intervals have reported all of that under its old name.  Sl
 flows after that harm nobody: only what they count from then on is reported again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,6 @@ class HookPoints:
     def taken(self) -> dict[Pair, str]:
         """The pairs in use, with the full names of their interfaces."""
         return self._taken
-
-    @property
-    def settling(self) -> Iterable[Pair]:
-        """The pairs that were given back and may still have something to report."""
-        return self._settling.keys()
 
     def names(self) -> list[str]:
         """The interface of every hook point; those that wait keep the name that they had."""

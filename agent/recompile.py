@@ -10,20 +10,12 @@ the agent loads; nothing is attached, and nothing pinned but maps that were not 
 import sys
 
 from agent.kernel import images, load_source, recompiled_source
-from agent.loader import lives_with
-from agent.plan import LoadError, Recompilation, Report
+from agent.loader import answer
+from agent.plan import Recompilation, Report
 
 
 def main() -> int:
-    if not lives_with(int(sys.argv[1])):
-        return 1
-    try:
-        report = _recompile(Recompilation.from_json(sys.stdin.read()))
-    except LoadError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(report.to_json())
-    return 0
+    return answer(lambda asked: _recompile(Recompilation.from_json(asked)))
 
 
 def _recompile(what: Recompilation) -> Report:

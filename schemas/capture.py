@@ -14,7 +14,7 @@ CAPTURED_FRAME = Layout(
     "captured_frame",
     "What stands in front of a captured packet's bytes in the ring buffer.",
     (
-        Field("seen_ns", U64, "CLOCK_MONOTONIC when the hook saw the packet"),
+        f.SEEN_NS,
         f.SRC_ADDR,
         f.DST_ADDR,
         Field("src_port", U16, f.SRC_PORT.doc),

@@ -17,7 +17,7 @@ DNS_EVENT = Layout(
     "dns_event",
     "The beginning of one DNS message, as it goes through the buffer.",
     (
-        Field("seen_ns", U64, "CLOCK_MONOTONIC when the hook saw the packet"),
+        f.SEEN_NS,
         f.SRC_ADDR,
         f.DST_ADDR,
         Field("src_port_be", U16, "source port"),

@@ -11,6 +11,7 @@ DIRECTIONS = {"ingress": 1, "egress": 2}
 
 TIME = Field("time", TIME_NS, "wall time of the start, nanoseconds since the epoch", TIME_CODEC)
 END = Field("end", TIME_NS, "wall time of the end, nanoseconds since the epoch", TIME_CODEC)
+SEEN_NS = Field("seen_ns", U64, "CLOCK_MONOTONIC when the hook saw the packet")
 INTERFACE = Field("interface", NAME, "name of the network interface")
 DIRECTION = Field(
     "direction",

@@ -2,7 +2,7 @@
 """A packet: the headers of one that was sampled, or that began a flow."""
 
 from schemas import fields as f
-from schemas.layout import U8, U16, U32, U64, Field, Layout, Record, enum8, pad, raw
+from schemas.layout import U8, U16, U32, Field, Layout, Record, enum8, pad, raw
 
 # Ethernet 14, two VLAN tags 8, IPv4 20 with TCP and its timestamps 32, and room to spare:
 # everything but long option lists fits.
@@ -23,7 +23,7 @@ PACKET_EVENT = Layout(
     "packet_event",
     "One packet's headers, as they go through the ring buffer.",
     (
-        Field("seen_ns", U64, "CLOCK_MONOTONIC when the hook saw the packet"),
+        f.SEEN_NS,
         f.SRC_ADDR,
         f.DST_ADDR,
         Field("src_port_be", U16, "as in a flow's slot"),

@@ -83,7 +83,7 @@ SOCKET_EVENT = Layout(
     "socket_event",
     "What became of one socket, as it goes through the ring buffer.",
     (
-        Field("seen_ns", U64, "CLOCK_MONOTONIC of the event"),
+        f.SEEN_NS.of(U64, "CLOCK_MONOTONIC of the event"),
         Field("start_ns", U64, "CLOCK_MONOTONIC of the socket's first event"),
         COOKIE,
         CGROUP_ID,

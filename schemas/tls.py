@@ -7,7 +7,7 @@ and the agent puts them together again.
 """
 
 from schemas import fields as f
-from schemas.layout import TEXT, U8, U16, U32, U64, Field, Layout, Record, pad, raw
+from schemas.layout import TEXT, U8, U16, U32, Field, Layout, Record, pad, raw
 
 # What a segment of TCP carries over Ethernet fits into one chunk: 1460 bytes at most.
 TLS_CHUNK_BYTES = 1472
@@ -18,7 +18,7 @@ TLS_EVENT = Layout(
     "tls_event",
     "A part of one ClientHello, as it goes through the buffer.",
     (
-        Field("seen_ns", U64, "CLOCK_MONOTONIC when the hook saw the packet"),
+        f.SEEN_NS,
         f.SRC_ADDR,
         f.DST_ADDR,
         Field("src_port_be", U16, "source port"),

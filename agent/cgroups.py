@@ -2,9 +2,9 @@
 """Names for the kernel's numbers of cgroups: path, systemd unit, container.
 
 The kernel numbers a cgroup by the inode of its directory in the cgroup2 hierarchy.  An unknown
-number is looked for where its process says it is, which costs one small file; those that are left
-are found by walking the hierarchy, now and then and off the event loop.  Names stay known when
-their cgroup has vanished, until newer ones need the room.
+number is looked for where its process says it is, which costs one small file; those that are left,
+because their process has gone, are found by walking the hierarchy, off the event loop and before
+rows are made.  Names stay known when their cgroup has vanished, until newer ones need the room.
 
 Where cgroup v1 hierarchies are mounted, or no cgroup2 is, processes may all sit in the root of
 cgroup2.  Then the v1 path of the process stands in, under a number of our own.
@@ -22,8 +22,8 @@ from schemas.wire import Names
 _MOST = 1 << 14
 # Files read on the event loop in one go: a few milliseconds.
 _MOST_LOOKS = 256
-# Between two walks, so that numbers which nobody can find cost little.
-WALK_SECONDS = 2.0
+# Of one CPU, walking takes no more than one part in so many, however many cgroups there are.
+WALK_REST = 20
 # Of a process in cgroup v1: its number may stand for another process after that.
 _REMEMBER_SECONDS = 5.0
 # No inode is that high.
@@ -41,7 +41,7 @@ class Cgroups:
         self._vocabulary.put({self._root_id: texts_of("/")} if self._root_id else {})
         self._missing: set[int] = set()
         self._sought: set[int] = set()
-        self._walked_at = float("-inf")
+        self._rests_until = float("-inf")
         self._own_numbers: dict[str, int] = {}
         self._of_pid: dict[int, tuple[float, int]] = {}
 
@@ -122,11 +122,11 @@ class Cgroups:
 
     def is_walk_due(self, now: float) -> bool:
         """Whether there are numbers that only a walk of the hierarchy may find."""
-        return bool(self._missing) and now - self._walked_at >= WALK_SECONDS
+        return bool(self._missing) and now >= self._rests_until
 
-    def learn(self, walked: dict[int, str], now: float) -> None:
-        """Take what a walk has found; what it has not is not sought again."""
-        self._walked_at = now
+    def learn(self, walked: dict[int, str], now: float, took_seconds: float = 0.0) -> None:
+        """Take what a walk that took so long has found; what it has not is not sought again."""
+        self._rests_until = now + WALK_REST * took_seconds
         self._vocabulary.put({number: texts_of(path) for number, path in walked.items()})
         if len(self._sought) > _MOST:
             self._sought.clear()

@@ -38,7 +38,7 @@ from agent.programs import load, sole_agent
 from agent.publisher import Publisher
 from agent.socket_hooks import chosen_cgroup
 from agent.sockets import SocketBooks
-from agent.survey import Events, first_lookup, keep_informed
+from agent.survey import Events, first_lookup, keep_informed, name_cgroups
 from agent.variants import Compiled, Variants
 from agent.watch import Attach, Watch
 from service.broker import Broker
@@ -123,11 +123,13 @@ async def _work(
                 "buffer": report.buffer,
             },
         )
-        await _observe(observer, publisher, watch, stop, interval=config.interval)
+        await _observe(observer, publisher, watch, owners, stop, interval=config.interval)
     watch.stop()
     await asyncio.to_thread(_detach, watch, plan)
     variants.close()
     await asyncio.sleep(_LAST_PACKETS_SECONDS)
+    _drain(observer, publisher)
+    await _name(owners)
     _close_interval(observer, publisher, watch, is_last=True)
     left = await publisher.stop(config.stop_timeout)
     log.info(
@@ -168,7 +170,13 @@ def _broker(config: Config) -> Broker:
 
 
 async def _observe(
-    observer: Observer, publisher: Publisher, watch: Watch, stop: asyncio.Event, *, interval: float
+    observer: Observer,
+    publisher: Publisher,
+    watch: Watch,
+    owners: OwnerLookup | None,
+    stop: asyncio.Event,
+    *,
+    interval: float,
 ) -> None:
     due = time.monotonic() + interval
     while not stop.is_set():
@@ -179,12 +187,23 @@ async def _observe(
         if not publisher.has_room:
             # Leave everything in the kernel: it counts on, and only detail can be lost.
             continue
-        for batch in observer.drain():
-            publisher.add(batch)
+        _drain(observer, publisher)
         if time.monotonic() >= due:
             due = max(due + interval, time.monotonic())
+            await _name(owners)
             watch.close_interval()
             _close_interval(observer, publisher, watch)
+
+
+def _drain(observer: Observer, publisher: Publisher) -> None:
+    for batch in observer.drain():
+        publisher.add(batch)
+
+
+async def _name(owners: OwnerLookup | None) -> None:
+    """Find what the rows that come next will have to say."""
+    if owners is not None:
+        await name_cgroups(owners.cgroups)
 
 
 def _close_interval(

@@ -93,13 +93,12 @@ class Events(Enum):
 
 
 async def keep_informed(lookup: OwnerLookup, events: Events) -> None:
-    """Follow addresses, cgroups and sockets without events, until cancelled."""
+    """Follow addresses and sockets without events, until cancelled."""
     addresses_due = time.monotonic() + _ADDRESSES_SECONDS
     list_due = time.monotonic() + _LIST_SECONDS
     listed_ns = time.monotonic_ns()
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        await _follow_cgroups(lookup.cgroups)
         if time.monotonic() >= addresses_due:
             await _follow_addresses(lookup)
             addresses_due = time.monotonic() + _ADDRESSES_SECONDS
@@ -127,12 +126,15 @@ async def _follow_addresses(lookup: OwnerLookup) -> None:
         lookup.set_local_addresses(addresses)
 
 
-async def _follow_cgroups(cgroups: Cgroups) -> None:
-    if cgroups.root is None or not cgroups.is_walk_due(time.monotonic()):
+async def name_cgroups(cgroups: Cgroups) -> None:
+    """Find the names of cgroups that no process could tell any more, before rows need them."""
+    began = time.monotonic()
+    if cgroups.root is None or not cgroups.is_walk_due(began):
         return
     root = cgroups.root
     walked = await _asked(lambda: walk(root))
-    cgroups.learn(walked or {}, time.monotonic())
+    now = time.monotonic()
+    cgroups.learn(walked or {}, now, now - began)
 
 
 async def _asked(look: Callable[[], Found]) -> Found | None:

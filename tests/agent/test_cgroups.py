@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.cgroups import WALK_SECONDS, Cgroups
+from agent.cgroups import WALK_REST, Cgroups
 from agent.hierarchy import Hierarchies, cgroups_of, hierarchies, texts_of, walk
 from tests.lab.cgroups import Cgroup, a_cgroup
 
@@ -129,16 +129,16 @@ def test_a_cgroup_whose_process_has_gone_is_found_by_a_walk_and_stays_known(lab)
 
 
 @pytest.mark.kernel
-def test_a_number_that_nobody_has_is_sought_once(lab):
+def test_a_number_that_nobody_has_is_sought_once_and_then_the_search_rests(lab):
     cgroups = Cgroups()
     located(cgroups, 0, 1 << 40)
-    cgroups.learn(walk(cgroups.root), now=100.0)
+    cgroups.learn(walk(cgroups.root), now=100.0, took_seconds=0.5)
     located(cgroups, 0, 1 << 40)
 
     assert not cgroups.is_walk_due(200.0)
     located(cgroups, 0, 1 << 41)
-    assert not cgroups.is_walk_due(99.9 + WALK_SECONDS)
-    assert cgroups.is_walk_due(100.0 + WALK_SECONDS)
+    assert not cgroups.is_walk_due(99.9 + WALK_REST / 2)
+    assert cgroups.is_walk_due(100.0 + WALK_REST / 2)
 
 
 def test_where_processes_live_in_v1_their_path_there_stands_in(tmp_path):

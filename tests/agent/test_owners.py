@@ -2,6 +2,7 @@
 """Who a flow belongs to: by direction, mirrored, listening, and as a real agent says it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -382,10 +383,13 @@ def watching(interface: str, group: Cgroup) -> list[str]:
 
 @pytest.mark.kernel
 @pytest.mark.services
-def test_a_connection_that_was_short_is_known_by_its_events(kafka, wire):
+@pytest.mark.parametrize("is_held_up", [False, True], ids=["at once", "once all is over"])
+def test_a_connection_that_was_short_is_known_by_its_events(kafka, wire, is_held_up):
     with ExitStack() as stack:
         web = stack.enter_context(a_cgroup("web.service"))
         observed = stack.enter_context(agent(*watching(wire.near.name, web), kafka=kafka))
+        if is_held_up:
+            os.kill(observed.pid, signal.SIGSTOP)
         options = {"stdout": subprocess.PIPE, "text": True}
         server = stack.enter_context(
             web.running(sys.executable, "-c", SERVER, wire.near.ipv4, **options)
@@ -398,6 +402,7 @@ def test_a_connection_that_was_short_is_known_by_its_events(kafka, wire):
         with client, datagrams:
             talk(client, datagrams, where)
         server.wait(20)
+        os.kill(observed.pid, signal.SIGCONT)
         assert observed.stop() == 0
     published = read_published(kafka, observed.name)
 

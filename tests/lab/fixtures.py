@@ -11,7 +11,7 @@ import pytest
 from tests.lab import agents, cgroups, links
 from tests.lab.links import Link, link
 
-_TOOLS = ("ip", "tc", "ethtool", "ping", "iperf3", "tcpdump", "tshark", "setpriv")
+_TOOLS = ("ip", "tc", "dig", "ethtool", "ping", "iperf3", "tcpdump", "tshark", "setpriv")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -19,7 +19,7 @@ readonly PYTHON=/usr/bin/python3
 
 readonly RUNTIME_PACKAGES=(ca-certificates iproute2 iputils-ping libbpf1 python3 python3-bpfcc python3-venv)
 readonly DEV_PACKAGES=(
-	clang clang-format curl ethtool git iperf3 make openssl procps
+	bind9-dnsutils clang clang-format curl ethtool git iperf3 make openssl procps
 	shellcheck systemd tcpdump tshark
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.clickhouse import NODE, columns
+from schemas.clickhouse import NODE, RUN, SEQ, columns
 from schemas.layout import NAME, TEXT, Field, Record
 from schemas.wire import Batch, Names, Text, no_text
 
@@ -37,7 +37,11 @@ def native_block(record: Record, batches: Sequence[Batch]) -> bytes:
     for field in fields:
         parts += [_text(field.name), _text(field.kind.clickhouse)]
         if field is NODE:
-            parts += _node_column(batches)
+            parts += _repeated_names([batch.node for batch in batches], batches)
+        elif field is RUN:
+            parts += _repeated_names([batch.run for batch in batches], batches)
+        elif field is SEQ:
+            parts.append(_repeated(np.array([batch.seq for batch in batches], "<u8"), batches).data)
         elif field.kind is NAME:
             parts += _names_column([_names(batch, field) for batch in batches])
         elif field.kind is TEXT:
@@ -87,10 +91,15 @@ def _strings(texts: Text) -> NDArray[np.uint8]:
     return strings
 
 
-def _node_column(batches: Sequence[Batch]) -> list[Part]:
-    numbers = _numbered(batch.node for batch in batches)
-    codes = np.array([numbers[batch.node] for batch in batches], _index_type(numbers))
-    return _low_cardinality(numbers, [np.repeat(codes, [batch.rows for batch in batches])])
+def _repeated(of_batches: NDArray[Any], batches: Sequence[Batch]) -> NDArray[Any]:
+    """What is said once of each batch, for each of its rows."""
+    return np.repeat(of_batches, [batch.rows for batch in batches])
+
+
+def _repeated_names(names: Sequence[str], batches: Sequence[Batch]) -> list[Part]:
+    numbers = _numbered(names)
+    codes = np.array([numbers[name] for name in names], _index_type(numbers))
+    return _low_cardinality(numbers, [_repeated(codes, batches)])
 
 
 def _names_column(all_names: Sequence[Names]) -> list[Part]:

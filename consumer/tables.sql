@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS hookline.flows
     `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
     `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
     `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
@@ -76,6 +78,8 @@ CREATE TABLE IF NOT EXISTS hookline.packets
     `outer_src_addr` IPv6 COMMENT 'source address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
     `outer_dst_addr` IPv6 COMMENT 'destination address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
     `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
@@ -116,6 +120,8 @@ CREATE TABLE IF NOT EXISTS hookline.sockets
     `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
     `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
     `container` LowCardinality(String) COMMENT 'id of its container, 64 hexadecimal digits, else empty' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
@@ -151,6 +157,8 @@ CREATE TABLE IF NOT EXISTS hookline.dns
     `message_bytes` UInt16 COMMENT 'length of the message; over TCP, what its prefix says' CODEC(ZSTD(1)),
     `latency_ns` UInt64 COMMENT 'of a response: since the first query with its addresses, ports, id and name at this interface; 0 where none was seen' CODEC(T64, ZSTD(1)),
     `is_malformed` UInt8 COMMENT '1 where the question is damaged or cut off' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
@@ -178,6 +186,8 @@ CREATE TABLE IF NOT EXISTS hookline.tls
     `is_ech_offered` UInt8 COMMENT '1 where an encrypted ClientHello is offered, or what looks like one (GREASE)' CODEC(ZSTD(1)),
     `hello_bytes` UInt32 COMMENT 'length of the ClientHello, by its own header' CODEC(ZSTD(1)),
     `is_malformed` UInt8 COMMENT '1 where it could not be read to its end: damaged, longer than 4096 bytes, or a part of it was not seen' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
@@ -217,6 +227,11 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `lost_tls_hellos` UInt64 COMMENT 'TLS ClientHellos, or parts of one, that the event buffer had no room for' CODEC(T64, ZSTD(1)),
     `rejected_dns_messages` UInt64 COMMENT 'DNS messages that could not be read; those with a whole header are rows all the same' CODEC(T64, ZSTD(1)),
     `rejected_tls_hellos` UInt64 COMMENT 'TLS ClientHellos that could not be read to their end; they are rows all the same' CODEC(T64, ZSTD(1)),
+    `lost_packets` UInt64 COMMENT 'packets in flow rows of whatever interval that were given up in this one, because the spool was full' CODEC(T64, ZSTD(1)),
+    `lost_bytes` UInt64 COMMENT 'bytes of `lost_packets`' CODEC(T64, ZSTD(1)),
+    `flow_seq` UInt64 COMMENT 'number of the run\'s next batch of flows: this interval\'s rows are in those before it' CODEC(T64, ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
@@ -225,6 +240,32 @@ ORDER BY (time, node, interface, direction)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'The books of one interface and direction over one interval: everything is accounted for.';
+
+CREATE TABLE IF NOT EXISTS hookline.deliveries
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time at which the run began, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `end` DateTime64(9, 'UTC') COMMENT 'wall time of the counts, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `of_run` LowCardinality(String) COMMENT 'the run that is told of; another than `run` where that has ended' CODEC(ZSTD(1)),
+    `of_kind` LowCardinality(String) COMMENT 'the kind of the batches' CODEC(ZSTD(1)),
+    `made` UInt64 COMMENT 'batches made; they are numbered from 0 without a hole' CODEC(T64, ZSTD(1)),
+    `made_rows` UInt64 COMMENT 'rows in them; 0 where the machine restarted in between' CODEC(T64, ZSTD(1)),
+    `acknowledged` UInt64 COMMENT 'batches that Kafka has acknowledged' CODEC(T64, ZSTD(1)),
+    `spooled` UInt64 COMMENT 'batches that wait on the node for Kafka' CODEC(T64, ZSTD(1)),
+    `lost` UInt64 COMMENT 'batches given up because the spool was full' CODEC(T64, ZSTD(1)),
+    `lost_rows` UInt64 COMMENT 'rows in those' CODEC(T64, ZSTD(1)),
+    `retried` UInt64 COMMENT 'batches sent again' CODEC(T64, ZSTD(1)),
+    `is_last` UInt8 COMMENT '1 where the run has ended and nothing of it waits any more' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (end, node, of_run, of_kind)
+TTL stored_at + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+COMMENT 'What became of the batches of one run and kind, from the run\'s begin to the row\'s end.';
 
 CREATE TABLE IF NOT EXISTS hookline.interfaces
 (
@@ -241,6 +282,8 @@ CREATE TABLE IF NOT EXISTS hookline.interfaces
     `ingress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4, 'replay' = 5) COMMENT 'where packets received are counted' CODEC(ZSTD(1)),
     `egress_hook` Enum8('none' = 0, 'xdp' = 1, 'xdp-generic' = 2, 'tcx' = 3, 'clsact' = 4, 'replay' = 5) COMMENT 'where packets sent are counted' CODEC(ZSTD(1)),
     `foreign_xdp` UInt32 COMMENT 'id of somebody else\'s XDP program on it, 0 for none' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree

@@ -3,6 +3,7 @@
 
 from schemas.capture import CAPTURE_BOOKS, CAPTURE_BYTES, CAPTURE_SLOTS, CAPTURED_FRAME
 from schemas.control import AGENT_CLOCK, INTERFACE_ENTRY
+from schemas.delivery import DELIVERY
 from schemas.dns import DNS, DNS_EVENT, DNS_MESSAGE_BYTES
 from schemas.fields import DIRECTIONS, TUNNELS
 from schemas.flow import (
@@ -29,7 +30,7 @@ from schemas.socket import (
 )
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, INTERFACE)
+RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,

@@ -3,14 +3,18 @@
 
 Every table is partitioned by day and expires by whole parts, so that dropping history costs
 nothing.  What expires is counted from when a row was stored, not from when its packets passed: a
-capture of years ago that is replayed today stays as long as today's traffic.  Its non-replicated deduplication window is open: an insert that is repeated with its
-token is stored once.
+capture of years ago that is replayed today stays as long as today's traffic.  Its non-replicated
+deduplication window is open: an insert that is repeated with its token is stored once.
 """
 
-from schemas.layout import NAME, Field, Record
+from schemas.layout import NAME, U64, Field, Record
 
 DATABASE = "hookline"
+# What the header of a record says of all its rows.  Run and number name the batch for ever, so
+# that whoever doubts it can see in the rows themselves that each batch is there, and once.
 NODE = Field("node", NAME, "name of the node whose agent saw it")
+RUN = Field("run", NAME, "run of the agent that reported it: from its start to its end")
+SEQ = Field("seq", U64, "number of the run's batch of this kind that it came in", "T64, ZSTD(1)")
 RETENTION_DAYS = 30
 # ClickHouse fills it in, so it is in no block; nor in SELECT *, unless it is named.
 STORED_AT = (
@@ -20,9 +24,9 @@ STORED_AT = (
 
 
 def columns(record: Record) -> tuple[Field, ...]:
-    """The columns of a record's table in order: the record's own, with the node second."""
+    """The columns of a record's table in order: its own, the node second, the batch's name last."""
     first, *rest = record.fields
-    return (first, NODE, *rest)
+    return (first, NODE, *rest, RUN, SEQ)
 
 
 def column_definition(field: Field) -> str:

@@ -110,6 +110,16 @@ LEDGER = Record(
             "rejected_tls_hellos",
             "TLS ClientHellos that could not be read to their end; they are rows all the same",
         ),
+        _counter(
+            "lost_packets",
+            "packets in flow rows of whatever interval that were given up in this one, because the"
+            " spool was full",
+        ),
+        _counter("lost_bytes", "bytes of `lost_packets`"),
+        _counter(
+            "flow_seq",
+            "number of the run's next batch of flows: this interval's rows are in those before it",
+        ),
     ),
     order_by="time, node, interface, direction",
 )

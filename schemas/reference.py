@@ -10,7 +10,7 @@ INTRODUCTION = """\
 
 Each kind of event is one Kafka topic and one ClickHouse table.
 Columns may be appended in later versions; a column never changes its type or meaning.
-The column `node` travels in the record's header, the others in its `cols`
+The columns `node`, `run` and `seq` travel in the record's header, the others in its `cols`
 (see [the record format](record-format.md)).
 """
 

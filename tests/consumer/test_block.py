@@ -44,8 +44,9 @@ def stored(engine: Engine, kind: str, node: str) -> list[tuple[object, ...]]:
 
 
 def expected(batch: Batch) -> list[tuple[object, ...]]:
+    header = {"node": batch.node, "run": batch.run, "seq": batch.seq}
     values = [
-        [batch.node] * batch.rows if field.name == "node" else plain(batch, field.name)
+        [header[field.name]] * batch.rows if field.name in header else plain(batch, field.name)
         for field in columns(batch.record)
     ]
     return list(zip(*values, strict=True))
@@ -133,13 +134,18 @@ def test_texts_of_any_length_arrive_as_they_were(engine):
     assert sorted(row[0] for row in found) == sorted(value.decode() for value in values)
 
 
-def test_many_nodes_share_one_block(engine):
-    batches = [a_batch(rows=1, node=f"node-{number}", run="many") for number in range(300)]
+def test_many_nodes_share_one_block_and_each_row_says_which_batch_it_came_in(engine):
+    batches = [
+        a_batch(rows=1 + number % 2, node=f"node-{number}", run=f"run-{number % 7}", seq=number)
+        for number in range(300)
+    ]
 
     engine.store(*batches)
 
-    count = f"SELECT count(), uniqExact(node) FROM {DATABASE}.flows WHERE node LIKE 'node-%'"
-    assert engine.rows(count) == [(300, 300)]
+    names = f"SELECT node, run, seq, count() FROM {DATABASE}.flows WHERE node LIKE 'node-%'"
+    assert engine.rows(f"{names} GROUP BY ALL ORDER BY seq") == [
+        (batch.node, batch.run, batch.seq, batch.rows) for batch in batches
+    ]
 
 
 @pytest.mark.parametrize("kind", [record.kind for record in RECORDS])

@@ -115,7 +115,7 @@ def test_an_enum_gains_names_and_never_loses_them(engine):
 
     assert engine.migrate([flow_with(xdp=1, tcx=3)]) == 1
     assert engine.migrate([flow_with(xdp=1)]) == 0
-    assert described(engine)[-1][1] == "Enum8('xdp' = 1, 'tcx' = 3)"
+    assert ("hook", "Enum8('xdp' = 1, 'tcx' = 3)") in [one[:2] for one in described(engine)]
 
 
 def test_consumers_that_start_together_agree(engine):

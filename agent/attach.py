@@ -18,10 +18,13 @@ from pathlib import Path
 from agent import libbpf
 from agent.interfaces import Interface
 from agent.plan import LoadError, Pins
+from agent.register import Entry
 from agent.variants import Variant
+from schemas.ledger import HOOKS
 
 _XDP_MODES = {"xdp": libbpf.XDP_FLAGS_DRV_MODE, "xdp_generic": libbpf.XDP_FLAGS_SKB_MODE}
 _TCX = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
+NAMES_OF_HOOKS = {number: name for name, number in HOOKS.items()}
 _TAKEN = (errno.EBUSY, errno.EEXIST)
 # What drivers say to a program that they cannot take, or not with this configuration.
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE)
@@ -99,6 +102,56 @@ class Attachment:
             raise
         return attached
 
+    def inherit(self, entry: Entry) -> Attached | None:
+        """Put our programs in the places of those of an agent that is no more.
+
+        None where it had not come to its end with attaching, or its interface has gone: then
+        nothing of it is left attached.
+        """
+        ingress_hook, egress_hook = (NAMES_OF_HOOKS.get(hook, "") for hook in entry.hooks)
+        attached = Attached(
+            ingress_hook,
+            egress_hook,
+            [path for path in self._links_of(entry.ifindex) if path.exists()],
+            is_qdisc_ours=entry.is_qdisc_ours,
+            is_jumbo=entry.is_jumbo,
+        )
+        if self._is_whole(entry.ifindex, attached):
+            try:
+                self.swap(self.variant, [(entry.ifindex, attached)])
+            except OSError:
+                pass  # it went just now, or the kernel wants them attached anew
+            else:
+                return attached
+        self.detach(entry.ifindex, attached)
+        if not all(entry.hooks):
+            # How far it had come is not known, and filters have no pins.
+            self._remove_filters(entry.ifindex)
+        return None
+
+    def _remove_filters(self, ifindex: int) -> None:
+        from agent import netlink  # noqa: PLC0415 - as above
+
+        for direction in _TCX:
+            netlink.detach(ifindex, direction, owner=self.pins.owner)
+
+    def _links_of(self, ifindex: int) -> list[Path]:
+        return [self.pins.link(ifindex, direction, netns=self.netns) for direction in _TCX]
+
+    def _is_whole(self, ifindex: int, attached: Attached) -> bool:
+        """Whether programs are where they should be, on the interface that has this index now."""
+        hooks = {"ingress": attached.ingress_hook, "egress": attached.egress_hook}
+        for direction, hook in hooks.items():
+            path = self.pins.link(ifindex, direction, netns=self.netns)
+            if hook == "clsact":
+                from agent import netlink  # noqa: PLC0415 - as above
+
+                if not netlink.has_filter(ifindex, direction, owner=self.pins.owner):
+                    return False
+            elif not hook or path not in attached.pins or not _is_on(path, ifindex):
+                return False
+        return True
+
     def foreign_xdp(self, one: Interface) -> int:
         """The id of an XDP program of somebody else's, 0 for none."""
         return next((program for program in one.xdp_programs if program not in self._xdp_ids), 0)
@@ -121,12 +174,11 @@ class Attachment:
             with suppress(FileNotFoundError):
                 libbpf.detach_link(path)
         if "clsact" in (attached.ingress_hook, attached.egress_hook) or attached.is_qdisc_ours:
+            self._remove_filters(ifindex)
+        if attached.is_qdisc_ours:
             from agent import netlink  # noqa: PLC0415 - as above
 
-            netlink.detach(ifindex, "ingress", owner=self.pins.owner)
-            netlink.detach(ifindex, "egress", owner=self.pins.owner)
-            if attached.is_qdisc_ours:
-                netlink.remove_clsact_if_unused(ifindex)
+            netlink.remove_clsact_if_unused(ifindex)
 
     def _attach_ingress(self, one: Interface, attached: Attached) -> str:
         if self.hook == "tc" or (self.hook == "auto" and not one.is_hardware):
@@ -215,6 +267,11 @@ class Attachment:
         finally:
             os.close(fd)
         attached.pins.append(path)
+
+
+def _is_on(link: Path, ifindex: int) -> bool:
+    with libbpf.opened(link) as fd:
+        return libbpf.link_target(fd) == ifindex
 
 
 def _swap_link(path: Path, programs: Mapping[str, int]) -> None:

@@ -12,17 +12,22 @@ renamed takes another pair: what was counted under the old name is reported unde
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from agent.attach import Attached, Attachment
+from agent.attach import NAMES_OF_HOOKS, Attached, Attachment
 from agent.chronicle import Chronicle
+from agent.heirlooms import Heirloom
 from agent.interfaces import Choice, Interface
 from agent.ledger import Ledger
 from agent.links import LinkSocket
 from agent.namespaces import Namespace
 from agent.plan import LoadError
-from agent.points import HookPoints, Pair
+from agent.points import HookPoints, Pair, number_of, pair_of
+from agent.register import Entry
 from agent.variants import Variants
+from schemas.ledger import HOOKS
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +87,19 @@ class Attachments:
         """Those that are observed."""
         return [observed.one for observed in self._observed.values()]
 
+    @property
+    def pins(self) -> list[Path]:
+        """The links by which our programs are attached."""
+        return [path for observed in self._observed.values() for path in observed.attached.pins]
+
+    def inherit(self, heirlooms: Iterable[Heirloom]) -> None:
+        """Go on with what an agent that is no more was attached to in this namespace."""
+        gone = [one.entry for one in heirlooms if not self._inherit(one)]
+        # Indexes are used again, so only now is it known which are nobody's.
+        for entry in gone:
+            if entry.ifindex not in self._observed:
+                self._table.clear(entry.ifindex)
+
     def begin(self, *, is_start: bool) -> None:
         """Attach to all that shall be observed and are up.
 
@@ -89,6 +107,8 @@ class Attachments:
             LoadError: one of them cannot be attached to, and the agent is only starting.
         """
         for one in self._links.all():
+            if one.ifindex in self._observed:
+                continue
             if not one.is_up:
                 self._asleep.add(one.ifindex)
             else:
@@ -151,6 +171,64 @@ class Attachments:
         for ifindex, observed in list(self._observed.items()):
             self._let_go(observed, event, now.get(ifindex, observed.one))
 
+    def _inherit(self, heirloom: Heirloom) -> bool:
+        """Whether the interface is still there with the programs of its agent."""
+        entry, now = heirloom.entry, self._links.one(heirloom.entry.ifindex)
+        if now is None or entry.netns != self._namespace.number:
+            self._tell_gone(entry)
+            return False
+        name = entry.name.rpartition("/")[2]
+        before = replace(now, name=name, mac=entry.mac, link_bytes=entry.link_bytes)
+        observed = _Observed(before, Attached("", "", []), None, 0)
+        if heirloom.is_of_our_maps:
+            observed.pair = pair_of(entry.number)
+        else:
+            # Its packets meet our maps as soon as our programs are in their places.
+            self._take_pair(observed)
+        attached = self._namespace.call(lambda: self._attachment.inherit(entry))
+        # Now that the programs on it are ours, it is told apart from those of others.
+        now = self._links.one(entry.ifindex)
+        if attached is None or now is None:
+            if not heirloom.is_of_our_maps:
+                self._take_points(observed)
+            self._tell_gone(entry)
+            return False
+        heirloom.counters = now.counters
+        observed.attached, observed.foreign_xdp = attached, self._attachment.foreign_xdp(now)
+        self._observed[now.ifindex] = observed
+        if observed.pair and heirloom.is_of_our_maps:
+            self._books.ledger.begin_link(observed.pair, entry.counters)
+            self._books.ledger.note_link(observed.pair, now.counters)
+        elif observed.pair:
+            self._open(observed, observed.pair, now)
+        self._tell("adopted", observed)
+        log.info(
+            "goes on observing",
+            extra={
+                "interface": before.full_name,
+                "ingress": attached.ingress_hook,
+                "egress": attached.egress_hook,
+            },
+        )
+        self._update(observed, now)
+        return True
+
+    def _tell_gone(self, entry: Entry) -> None:
+        one = Interface(
+            name=entry.name.rpartition("/")[2],
+            ifindex=entry.ifindex,
+            is_up=False,
+            link_bytes=entry.link_bytes,
+            is_hardware=False,
+            mac=entry.mac,
+            netns=entry.netns_label,
+        )
+        ingress, egress = (NAMES_OF_HOOKS.get(hook, "tcx") for hook in entry.hooks)
+        self._books.chronicle.add(
+            "gone", one, Attached(ingress, egress, []), foreign_xdp=0, now_ns=time.time_ns()
+        )
+        log.info("interface is gone", extra={"interface": entry.name})
+
     def _try_to_attach(self, one: Interface, *, is_start: bool = False) -> None:
         state = (one.name, one.is_up, one.mtu)
         if self._refused.get(one.ifindex) == state:
@@ -169,10 +247,8 @@ class Attachments:
     def _attach_if_chosen(self, one: Interface) -> None:
         if not self._choice.takes(one):
             return
-        pair = self._books.points.take(one.full_name)
-        observed = _Observed(one, Attached("", "", []), pair, 0)
-        if pair and not self._table.set(one.ifindex, pair, one.link_bytes):
-            self._take_points(observed)
+        observed = _Observed(one, Attached("", "", []), None, 0)
+        self._take_pair(observed)
         try:
             observed.attached = self._namespace.call(lambda: self._attachment.attach(one))
         except LoadError:
@@ -180,6 +256,8 @@ class Attachments:
             raise
         finally:
             self._say_warnings()
+        if observed.pair:
+            self._register_hooks(observed.pair, observed.attached, one)
         self._confirm(observed)
 
     def _confirm(self, observed: _Observed) -> None:
@@ -196,6 +274,7 @@ class Attachments:
         self._observed[now.ifindex] = observed
         if pair := observed.pair:
             self._books.points.rename(pair, now.full_name)
+            self._register(pair, now)
             self._table.set(now.ifindex, pair, now.link_bytes)
             is_same = (before.name, before.mac) == (now.name, now.mac)
             self._open(observed, pair, before if is_same else now)
@@ -226,6 +305,8 @@ class Attachments:
             return
         if observed.told == told:
             return
+        if observed.pair:
+            self._register(observed.pair, now)
         if now.full_name != before.full_name or now.link_bytes != before.link_bytes:
             self._exchange_points(observed)
         if observed.foreign_xdp not in (0, foreign_xdp):
@@ -248,13 +329,18 @@ class Attachments:
 
     def _give_points(self, observed: _Observed) -> None:
         """A pair of points for an interface that is attached and has none."""
+        self._take_pair(observed)
+        if observed.pair:
+            self._open(observed, observed.pair, observed.one)
+
+    def _take_pair(self, observed: _Observed) -> None:
+        """Have the packets of its interface booked at a pair of its own, if there is one left."""
         one = observed.one
         observed.pair = self._books.points.take(one.full_name)
         if observed.pair is None:
             return
-        if self._table.set(one.ifindex, observed.pair, one.link_bytes):
-            self._open(observed, observed.pair, one)
-        else:
+        self._register(observed.pair, one)
+        if not self._table.set(one.ifindex, observed.pair, one.link_bytes):
             self._take_points(observed)
 
     def _exchange_points(self, observed: _Observed) -> None:
@@ -272,6 +358,27 @@ class Attachments:
         attached = observed.attached
         self._books.ledger.open(pair, attached.ingress_hook, attached.egress_hook, time.time_ns())
         self._books.ledger.note_link(pair, begins.counters)
+        self._register_hooks(pair, attached, begins)
+
+    def _register_hooks(self, pair: Pair, attached: Attached, begins: Interface) -> None:
+        """Write down by which programs, so that the next agent can go on with them."""
+        self._books.points.register.attach(
+            number_of(pair),
+            (HOOKS[attached.ingress_hook], HOOKS[attached.egress_hook]),
+            begins.counters,
+            is_qdisc_ours=attached.is_qdisc_ours,
+            is_jumbo=attached.is_jumbo,
+        )
+
+    def _register(self, pair: Pair, one: Interface) -> None:
+        """Write down whose packets the pair counts, before any is."""
+        self._books.points.register.place(
+            number_of(pair),
+            netns=self._namespace.number,
+            ifindex=one.ifindex,
+            mac=one.mac,
+            link_bytes=one.link_bytes,
+        )
 
     def _take_points(self, observed: _Observed) -> None:
         """Give the points back; packets that come nevertheless are booked as unknown."""

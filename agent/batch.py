@@ -21,6 +21,10 @@ class Cutter(Protocol):
         self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]
     ) -> Iterator[Batch]: ...
 
+    def next_seq(self, kind: str) -> int:
+        """The number of the next batch of that kind."""
+        ...
+
 
 @dataclass(slots=True)
 class Batcher:
@@ -30,6 +34,13 @@ class Batcher:
     boot_id: str
     run: str
     _next_seq: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def next_seq(self, kind: str) -> int:
+        return self._next_seq[kind]
+
+    def begin_at(self, kind: str, seq: int) -> None:
+        """Go on with the batches of a run that had made so many."""
+        self._next_seq[kind] = seq
 
     def batches(
         self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]

@@ -16,7 +16,7 @@ from itertools import count
 
 from agent import libbpf
 from agent.condition import ConditionError, condition
-from agent.maps import mapped
+from agent.maps import mapped_array
 from agent.plan import LoadError, Plan, Recompilation
 from agent.programs import recompile
 from agent.variants import Compiled, Variants
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 RINGS = "capture_rings"
 BOOKS = "capture_books"
 SCRATCH = "capture_scratch"
+CAPTURE_MAPS = (RINGS, BOOKS, SCRATCH)
 # A packet that is being counted on another CPU while programs are replaced is done before this.
 _LAST_PACKETS_SECONDS = 0.02
 MIN_RING_BYTES = 1 << 16
@@ -60,7 +61,6 @@ class Captures:
         plan: Plan,
         normal: Variants,
         *,
-        buffer: str,
         names: Callable[[], Sequence[str]],
         swap: Callable[[Variants], None],
     ) -> None:
@@ -70,7 +70,6 @@ class Captures:
         """
         self.plan = plan
         self._names = names
-        self._buffer = buffer
         self._swap = swap
         self._normal = normal
         self._capturing: Variants | None = None
@@ -86,7 +85,7 @@ class Captures:
             RefusedError: no packet can be asked that, or the sizes are out of their limits.
             CaptureError: it cannot be done here and now.
         """
-        if self._buffer != "ring":
+        if self.plan.buffer != "ring":
             raise CaptureError(
                 "capturing needs the kernel's ring buffer (Linux 5.8), not --buffer perf"
             )
@@ -163,18 +162,19 @@ class Captures:
 
     def _let_go(self) -> None:
         """Free what only captures need."""
-        for name in (RINGS, BOOKS, SCRATCH):
+        for name in CAPTURE_MAPS:
             self.plan.pins.map(name).unlink(missing_ok=True)
         if self._rings_fd >= 0:
             os.close(self._rings_fd)
             self._rings_fd = -1
 
     def _clear_books(self, slot: int) -> None:
-        path = self.plan.pins.map(BOOKS)
-        if not path.exists():
+        if not self.plan.pins.map(BOOKS).exists():
             return
         points = self.plan.cpus * self.plan.hook_points
-        books = mapped(path, CAPTURE_BOOKS, CAPTURE_SLOTS * points, is_writable=True)
+        books = mapped_array(
+            self.plan.pins, BOOKS, CAPTURE_BOOKS, CAPTURE_SLOTS * points, is_writable=True
+        )
         books[slot * points : (slot + 1) * points] = 0
 
     def _definitions(self, captures: Sequence[Capture]) -> tuple[str, ...]:

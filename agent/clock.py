@@ -61,7 +61,9 @@ class KernelClock:
         self._program_fd = libbpf.open_pinned(pins.program("hook_clock"))
         self._shared = shared
         self._tick_ns = tick_ns()
-        self.begin_interval()
+        # An interval that another agent began is not over: its snapshot is still to be taken.
+        if not int(shared["interval_jiffies"][0]):
+            self.begin_interval()
 
     def anchor(self) -> Anchor:
         jiffies, monotonic_ns = self._read()

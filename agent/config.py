@@ -6,8 +6,10 @@ import os
 import re
 import socket
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 
-from service.broker import KAFKA, BrokerOptions
+from service.broker import Broker, BrokerOptions
 from service.logs import LEVELS
 from service.options import ConfigError, host_and_port, option
 
@@ -19,9 +21,14 @@ BUFFERS = ("auto", "ring", "perf")
 MAX_FLOW_SLOTS = 1 << 24
 # A hook point has 12 bits in a flow's key, and an interface takes four of them.
 MAX_INTERFACES = 1023
+# What one interval may fill.
+LEAST_SPOOL_BYTES = 8 << 20
+
+ON_STOP = ("keep", "detach")
 
 CAPTURE = "capture"
 KERNEL = "kernel memory"
+SPOOL = "spool"
 PROCESS = "process"
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -168,12 +175,24 @@ class Config(BrokerOptions):
         choices=BUFFERS,
     )
 
-    backlog_bytes: int = option(
-        32 << 20,
-        "payloads to hold while the brokers are away; beyond that flows stay in the kernel,"
-        " which keeps their totals",
-        group=KAFKA,
+    spool: str = option(
+        "/var/lib/hookline/spool",
+        "folder in which rows wait until Kafka has them",
+        group=SPOOL,
+        metavar="DIR",
+    )
+    spool_bytes: int = option(
+        1 << 30,
+        "how much may wait there; beyond that the oldest rows are given up, and the ledger says so",
+        group=SPOOL,
         metavar="BYTES",
+    )
+    spool_sync: float = option(
+        1.0,
+        "seconds after which what waits is brought onto the disk, to outlive a power failure;"
+        " 0: never",
+        group=SPOOL,
+        metavar="SECONDS",
     )
 
     node: str = option(
@@ -185,6 +204,14 @@ class Config(BrokerOptions):
     stop_timeout: float = option(
         10.0, "seconds to publish what is pending at the end", group=PROCESS, metavar="SECONDS"
     )
+    on_stop: str = option(
+        "keep",
+        "what to do with the programs on SIGTERM: keep, detach; those that are kept count on, and"
+        " the next agent goes on with them; SIGINT always detaches",
+        group=PROCESS,
+        metavar="WHAT",
+        choices=ON_STOP,
+    )
     metrics_listen: str = option(
         "", "serve Prometheus metrics here", group=PROCESS, metavar="HOST:PORT"
     )
@@ -192,8 +219,18 @@ class Config(BrokerOptions):
         "info", "log " + ", ".join(LEVELS), group=PROCESS, metavar="LEVEL", choices=LEVELS
     )
 
+    @property
+    def spool_folder(self) -> Path:
+        """Where this agent's own rows wait."""
+        return Path(self.spool) / self.name
+
+    @property
+    def as_broker(self) -> Broker:
+        """The brokers, as this agent reaches them."""
+        return self.broker(f"hookline-agent-{self.node}")
+
     def __post_init__(self) -> None:
-        for name in ("interval", "stop_timeout", "flow_slots", "ring_bytes", "backlog_bytes"):
+        for name in ("interval", "stop_timeout", "flow_slots", "ring_bytes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         if self.flow_slots > MAX_FLOW_SLOTS:
@@ -204,6 +241,12 @@ class Config(BrokerOptions):
             raise ConfigError(
                 f"max_interfaces is {self.max_interfaces}; it must be 1 to {MAX_INTERFACES}"
             )
+        if self.spool_bytes < LEAST_SPOOL_BYTES:
+            raise ConfigError(
+                f"spool_bytes is {self.spool_bytes}; it must be at least {LEAST_SPOOL_BYTES}"
+            )
+        if not 0 <= self.spool_sync < inf:
+            raise ConfigError(f"spool_sync is {self.spool_sync}; it must be 0 for never, or more")
         if self.sample < 0:
             raise ConfigError(f"sample is {self.sample}; it must be 0 for none, or more")
         if self.ring_bytes % _PAGE_BYTES or self.ring_bytes & (self.ring_bytes - 1):

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from agent.rows import Rows, chosen, copied, joined
 from agent.surroundings import copies
-from schemas.dtype import unpack
+from schemas.dtype import dtype_from_layout, unpack
 from schemas.flow import LANE
+from schemas.succession import FLOW_REPORTED
 
 _NO_MINIMUM = np.uint16(0xFFFF)
 
@@ -72,6 +73,42 @@ class FlowCache:
         self._max_bytes = np.zeros(len(slots), np.uint16)
         # Flows gone from their slots whose eviction has not come yet, sorted by key.
         self._replaced = np.empty(0, _REPLACED)
+        self._is_touched = np.zeros(len(slots), np.bool_)
+
+    def take_touched(self) -> NDArray[np.intp]:
+        """The slots of which something was reported since this was asked last."""
+        touched = np.flatnonzero(self._is_touched)
+        self._is_touched[touched] = False
+        return touched
+
+    def reported(self, index: NDArray[np.intp]) -> Rows:
+        """What has been reported of the flows in these slots, as rows of FLOW_REPORTED."""
+        rows = np.zeros(len(index), dtype_from_layout(FLOW_REPORTED))
+        for name, values in self._columns().items():
+            rows[name] = values[index]
+        return rows
+
+    def replaced(self) -> bytes:
+        """Flows gone from their slots that are to be settled yet."""
+        return self._replaced.tobytes()
+
+    def restore(self, reported: Rows, replaced: bytes) -> None:
+        """Go on where somebody else had come to."""
+        for name, values in self._columns().items():
+            values[:] = reported[name]
+        self._replaced = np.frombuffer(replaced, _REPLACED).copy()
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {
+            "first_ns": self._first_ns,
+            "bytes": self._bytes,
+            "packets": self._packets,
+            "lane": self._lane,
+            "generation": self._generation,
+            "min_bytes": self._min_bytes,
+            "max_bytes": self._max_bytes,
+            "tcp_flags": self._tcp_flags,
+        }
 
     def snapshot(self) -> Counted:
         """What every flow in the cache did since the last snapshot."""
@@ -117,6 +154,7 @@ class FlowCache:
         packets = slots["packets"] - np.where(is_same, self._packets[index], np.uint32(0))
         in_bytes = slots["bytes"] - np.where(is_same, self._bytes[index], np.uint64(0))
         self._remember_replaced(index[~is_same])
+        self._is_touched[index] = True
         self._generation[index] = slots["generation"]
         self._lane[index] = slots["lane"]
         self._packets[index] = slots["packets"]
@@ -180,6 +218,7 @@ class FlowCache:
         # Its counts are settled now; a later snapshot must not take it for unsettled.
         self._packets[index[is_current]] = 0
         self._bytes[index[is_current]] = 0
+        self._is_touched[index[is_current]] = True
         self._subtract_replaced(_key(index, evictions["generation"]), packets, in_bytes)
         packets, in_bytes = evictions["packets"] - packets, evictions["bytes"] - in_bytes
         # Most flows are silent when they have to go, and nothing is left to say of them.

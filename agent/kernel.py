@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ SOURCE_PATH = Path(__file__).resolve().parent.parent / "bpf"
 _MEASURING = ("hook_xdp", "names_xdp")
 # As bpf/maps.bpf.h numbers them.
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
+_CODE_DIGITS = 8
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _INCLUDE = re.compile(r'^#include "(\w+\.bpf\.h)"\n', re.MULTILINE)
 
@@ -114,32 +116,22 @@ class Loaded:
 
     maps: dict[str, int]
     programs: dict[str, int]
-    buffer: str
     module: Any
 
 
 def load(plan: Plan) -> Loaded:
-    """Compile for the ring buffer, or for the perf buffer where the kernel lacks the former.
+    """Compile and load what sees packets.
 
     The maps come into being pinned, so the folder of the plan's pins must be there.
 
     Raises:
         LoadError: the compiler or the verifier refuses.
     """
-    source = flow_source(plan)
-    if plan.buffer != "auto":
-        return load_source(source, plan, plan.buffer)
-    try:
-        return load_source(source, plan, "ring")
-    except LoadError:
-        # A kernel without the ring buffer refuses the map itself (before Linux v5.8).
-        plan.pins.remove()
-        plan.pins.make()
-        return load_source(source, plan, "perf")
+    return load_source(flow_source(plan), plan)
 
 
 def load_source(
-    source: Source, plan: Plan, buffer: str, *, suffix: str = "", definitions: Sequence[str] = ()
+    source: Source, plan: Plan, *, suffix: str = "", definitions: Sequence[str] = ()
 ) -> Loaded:
     """Compile and load one source; maps that are pinned already are shared, others are made.
 
@@ -159,7 +151,7 @@ def load_source(
         try:
             module = BPF(
                 text=source_text(source.file).encode(),
-                cflags=[*_definitions(plan, buffer, suffix), *definitions],
+                cflags=[*_definitions(source, plan, suffix), *definitions],
             )
             programs = {
                 name: module.load_func(
@@ -174,7 +166,7 @@ def load_source(
         for index, name in enumerate(names):
             fd = programs[name].to_bytes(4, sys.byteorder)
             libbpf.update_element(module[tails].map_fd, index, fd)
-    return Loaded(maps, programs, buffer, module)
+    return Loaded(maps, programs, module)
 
 
 def images(source: Source, loaded: Loaded) -> dict[str, Image]:
@@ -222,7 +214,25 @@ def source_text(file: str) -> str:
     return _INCLUDE.sub(content, (SOURCE_PATH / file).read_text())
 
 
-def _definitions(plan: Plan, buffer: str, suffix: str) -> list[str]:
+def code_of(source: Source, plan: Plan) -> str:
+    """A short name for the source and its options, but for what differs with every start."""
+    text = "\n".join([source_text(source.file), *_options(plan)])
+    return sha256(text.encode()).hexdigest()[:_CODE_DIGITS]
+
+
+def _definitions(source: Source, plan: Plan, suffix: str) -> list[str]:
+    seeds = [f"-DSEED_{number}={seed}ULL" for number, seed in enumerate(plan.seeds)]
+    return [
+        f"-I{SOURCE_PATH}",
+        f'-DPINS="{plan.pins.map("")}"',
+        f'-DCODE="{code_of(source, plan)}"',
+        f'-DVARIANT="{suffix}"',
+        *_options(plan),
+        *seeds,
+    ]
+
+
+def _options(plan: Plan) -> list[str]:
     numbers = {
         "CPUS": plan.cpus,
         "SLOTS_PER_CPU": plan.slots_per_cpu,
@@ -231,7 +241,7 @@ def _definitions(plan: Plan, buffer: str, suffix: str) -> list[str]:
         "RING_PAGES": plan.ring_bytes // _PAGE_BYTES,
         "SAMPLE_ONE_IN": plan.sample_one_in,
         "SAMPLE_FIRST": int(plan.sample_first),
-        "PERF_BUFFER": int(buffer == "perf"),
+        "PERF_BUFFER": int(plan.buffer == "perf"),
         "CONTEXTS_PER_CPU": plan.contexts_per_cpu,
         "TUNNELS": TUNNELS[plan.tunnels],
         "UPDATE_TICKS": plan.socket_ticks,
@@ -240,15 +250,10 @@ def _definitions(plan: Plan, buffer: str, suffix: str) -> list[str]:
         "REPLAY": int(plan.is_replay),
         "REPLAY_TICK_NS": REPLAY_TICK_NS,
     }
-    seeds = [f"-DSEED_{number}={seed}ULL" for number, seed in enumerate(plan.seeds)]
     return [
-        f"-I{SOURCE_PATH}",
-        f'-DPINS="{plan.pins.map("")}"',
-        f'-DVARIANT="{suffix}"',
         f"-DIS_VXLAN_PORT(port_be)=({_is_one_of(plan.vxlan_ports)})",
         f"-DIS_DNS_PORT(port_be)=({_is_one_of(plan.dns_ports)})",
         *(f"-D{name}={value}" for name, value in numbers.items()),
-        *seeds,
     ]
 
 

@@ -25,6 +25,7 @@ BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chai
 # enum bpf_map_type and enum bpf_link_type, in the same file.
 MAP_ARRAY_OF_MAPS = 12
 MAP_RINGBUF = 27
+LINK_CGROUP = 3
 LINK_XDP = 6
 
 # include/uapi/linux/if_link.h
@@ -211,8 +212,23 @@ def link_type(link_fd: int) -> int:
     return information(link_fd)[0]
 
 
+def array_bytes(map_fd: int) -> int:
+    """How many bytes all values of an array take: value_size and max_entries of bpf_map_info."""
+    _, _, _, value_bytes, count, *_ = information(map_fd)
+    return value_bytes * count
+
+
+def link_target(link_fd: int) -> int:
+    """What a link is attached to: a cgroup's number, or an interface's index; 0 once that is gone.
+
+    Both stand at the head of the union in struct bpf_link_info, include/uapi/linux/bpf.h.
+    """
+    kind, _, _, _, low, high, *_ = information(link_fd)
+    return low | high << 32 if kind == LINK_CGROUP else low
+
+
 def information(fd: int) -> list[int]:
-    """The first words of the kernel's struct about a program or link: bpf_prog_info, _link_info."""
+    """The first words of the kernel's struct about it: bpf_prog_info, _map_info, _link_info."""
     words = (ctypes.c_uint32 * 16)()
     size = ctypes.c_uint32(ctypes.sizeof(words))
     _call("bpf_obj_get_info_by_fd", f"fd {fd}", fd, ctypes.byref(words), ctypes.byref(size))
@@ -254,12 +270,34 @@ def create_array(name: str, *, value_bytes: int, count: int) -> int:
         "bpf_map_create",
         name,
         _ARRAY,
-        name.encode(),
+        # The kernel takes 15 bytes (BPF_OBJ_NAME_LEN) of letters, digits, dots and underscores.
+        name.replace("-", "_").encode()[:15],
         4,
         value_bytes,
         count,
         ctypes.byref(options),
     )
+
+
+def open_or_create_array(path: Path, *, value_bytes: int, count: int) -> int:
+    """The array pinned at *path*, or a new one that is pinned there, by its descriptor."""
+    try:
+        return open_pinned(path)
+    except FileNotFoundError:
+        fd = create_array(path.name, value_bytes=value_bytes, count=count)
+        pin(fd, path)
+        return fd
+
+
+def has_ring_buffer() -> bool:
+    """Whether the kernel has ring buffers (since Linux v5.8)."""
+    try:
+        os.close(create_ring(os.sysconf("SC_PAGE_SIZE")))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
 
 
 def create_program_array(name: str, count: int) -> int:

@@ -4,8 +4,9 @@
 PID is the agent's.
 
 Reads a plan, compiles, loads, pins, prints a report and exits.  Pins keep all of it alive, and the
-memory that bcc and LLVM took goes back with this process.  A step that fails undoes the ones before
-it.  Attaching is for the agent, which does it whenever an interface appears.
+memory that bcc and LLVM took goes back with this process.  Maps that are pinned already, by an
+agent that is no more, are used as they are.  Attaching is for the agent, which does it whenever an
+interface appears.
 """
 
 import ctypes
@@ -16,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent import filesystems, libbpf
-from agent.detach import detach
-from agent.kernel import Loaded, flow_source, images, load, load_source
+from agent.kernel import Loaded, code_of, flow_source, images, load, load_source
 from agent.plan import BPFFS, LoadError, Pins, Plan, Report
 from agent.socket_hooks import SOCKETS, attach_sockets
 
@@ -44,7 +44,7 @@ def answer(task: Callable[[str], Report]) -> int:
 def _lives_with(agent_pid: int) -> bool:
     """Have this process killed when the agent is; False where that has happened already.
 
-    What is attached for an agent that was killed would count on, and nobody would read it.
+    The next agent has a loader of its own, and the two must not meet.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == agent_pid
@@ -52,36 +52,38 @@ def _lives_with(agent_pid: int) -> bool:
 
 def _load(plan: Plan) -> Report:
     _ensure_bpffs(BPFFS)
-    warnings = _clear_stale(plan)
+    # Where it is not new, an agent that is no more counts there, and goes on whatever we do.
+    is_new = not plan.pins.folder.is_dir()
     plan.pins.make()
     try:
+        source = flow_source(plan)
         loaded = load(plan)
         _pin(plan.pins, loaded)
-        has_sockets = _observe_sockets(plan, loaded.buffer, warnings)
     except BaseException:
-        plan.pins.remove()
+        if is_new:
+            plan.pins.remove()
         raise
-    source = flow_source(plan)
+    warnings: list[str] = []
     return Report(
-        buffer=loaded.buffer,
+        codes=(code_of(source, plan), code_of(SOCKETS, plan)),
+        has_sockets=_observe_sockets(plan, warnings),
         warnings=tuple(warnings),
-        has_sockets=has_sockets,
         images={name: image.to_text() for name, image in images(source, loaded).items()},
         tails=source.tails,
     )
 
 
-def _observe_sockets(plan: Plan, buffer: str, warnings: list[str]) -> bool:
+def _observe_sockets(plan: Plan, warnings: list[str]) -> bool:
     """Whether sockets are observed; flows are without them too."""
-    if not plan.cgroup:
-        return False
-    try:
-        attach_sockets(load_source(SOCKETS, plan, buffer), Path(plan.cgroup), plan.pins)
-    except LoadError as error:
-        warnings.append(f"sockets are not observed, which needs Linux v5.13: {error}")
-        _forget_sockets(plan.pins)
-        return False
-    return True
+    if plan.cgroup:
+        try:
+            attach_sockets(load_source(SOCKETS, plan), Path(plan.cgroup), plan.pins)
+        except LoadError as error:
+            warnings.append(f"sockets are not observed, which needs Linux v5.13: {error}")
+        else:
+            return True
+    _forget_sockets(plan.pins)
+    return False
 
 
 def _forget_sockets(pins: Pins) -> None:
@@ -89,21 +91,10 @@ def _forget_sockets(pins: Pins) -> None:
         path.unlink(missing_ok=True)
 
 
-def _clear_stale(plan: Plan) -> list[str]:
-    """Remove what an agent of the same name left when it was killed; returns what to say of it."""
-    if not plan.pins.root.is_dir():
-        return []
-    detach(plan.pins)
-    plan.pins.remove()
-    warning = (
-        f"removed what an earlier agent had left under {plan.pin_path};"
-        " what it had not published is gone"
-    )
-    return [warning]
-
-
 def _pin(pins: Pins, loaded: Loaded) -> None:
     for name, fd in loaded.programs.items():
+        # Those of an agent that is no more live on in its links, until ours take their places.
+        pins.program(name).unlink(missing_ok=True)
         libbpf.pin(fd, pins.program(name))
 
 

@@ -7,11 +7,13 @@ be a view of it; the readers copy first.
 
 import mmap
 import os
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from agent import libbpf
-from agent.plan import Plan
+from agent.plan import Pins, Plan, Sizes
 from agent.rows import Rows
 from schemas.control import AGENT_CLOCK
 from schemas.dtype import dtype_from_layout
@@ -19,6 +21,14 @@ from schemas.flow import FLOW_CONTEXT, FLOW_ORIGIN, FLOW_SLOT
 from schemas.layout import Layout
 from schemas.ledger import HOOK_TOTALS
 from schemas.socket import SOCKET_TOTALS
+
+
+class Mapped(Protocol):
+    """Opens the array of that name as (count,) rows of a layout."""
+
+    def __call__(
+        self, name: str, layout: Layout, count: int, *, is_writable: bool = ...
+    ) -> Rows: ...
 
 
 class SharedMaps:
@@ -29,29 +39,39 @@ class SharedMaps:
     else writes, `slots` is too.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        pins = plan.pins
-        count = plan.cpus * plan.slots_per_cpu
-        self.slots = mapped(pins.map("flow_slots"), FLOW_SLOT, count, is_writable=plan.is_replay)
-        self.origins = mapped(pins.map("flow_origins"), FLOW_ORIGIN, count)
-        contexts = plan.cpus * plan.contexts_per_cpu
-        self.contexts = mapped(pins.map("contexts"), FLOW_CONTEXT, contexts)
-        totals = mapped(pins.map("totals"), HOOK_TOTALS, plan.cpus * plan.hook_points)
-        self.totals = totals.reshape(plan.cpus, plan.hook_points)
-        self.clock = mapped(pins.map("agent_clock"), AGENT_CLOCK, 1, is_writable=True)
+    def __init__(self, sizes: Sizes, mapped: Mapped, *, is_replay: bool = False) -> None:
+        """*mapped* opens an array."""
+        self.slots = mapped("flow_slots", FLOW_SLOT, sizes.slots, is_writable=is_replay)
+        self.origins = mapped("flow_origins", FLOW_ORIGIN, sizes.slots)
+        self.contexts = mapped("contexts", FLOW_CONTEXT, sizes.cpus * sizes.contexts_per_cpu)
+        totals = mapped("totals", HOOK_TOTALS, sizes.cpus * sizes.hook_points)
+        self.totals = totals.reshape(sizes.cpus, sizes.hook_points)
+        self.clock = mapped("agent_clock", AGENT_CLOCK, 1, is_writable=True)
+
+    @classmethod
+    def of(cls, plan: Plan) -> "SharedMaps":
+        """Those that the loader has made for this plan."""
+        return cls(plan.sizes, partial(mapped_array, plan.pins), is_replay=plan.is_replay)
 
 
 def socket_totals(plan: Plan) -> Rows:
     """What each CPU has counted of socket events, (cpus,)."""
-    return mapped(plan.pins.map("socket_totals"), SOCKET_TOTALS, plan.cpus)
+    return mapped_array(plan.pins, "socket_totals", SOCKET_TOTALS, plan.cpus)
+
+
+def mapped_array(
+    pins: Pins, name: str, layout: Layout, count: int, *, is_writable: bool = False
+) -> Rows:
+    """The array of that name as (count,) rows of *layout*; the mapping outlives the fd."""
+    return mapped(pins.map(name), dtype_from_layout(layout), count, is_writable=is_writable)
 
 
 def mapped(
-    path: os.PathLike[str], layout: Layout, count: int, *, is_writable: bool = False
+    path: os.PathLike[str], dtype: np.dtype[Any], count: int, *, is_writable: bool = False
 ) -> Rows:
-    """The array pinned at *path* as (count,) rows of *layout*; the mapping outlives the fd."""
+    """The array pinned at *path* as (count,) rows of *dtype*; the mapping outlives the fd."""
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_writable else 0)
-    size_bytes = -(-count * layout.size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    size_bytes = -(-count * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
     with libbpf.opened(path) as fd:
         memory = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, protection)
-    return np.frombuffer(memory, dtype_from_layout(layout), count)
+    return np.frombuffer(memory, dtype, count)

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from agent.chronicle import Chronicle
 from agent.ledger import Ledger
+from agent.outbox import Outbox
 from agent.owners import OwnerLookup
 from agent.publisher import Publisher
 from agent.sockets import SocketBooks
@@ -43,7 +44,10 @@ class _Reader(Collector):
         owners: OwnerLookup | None = None,
         sockets: SocketBooks | None = None,
         chronicle: Chronicle | None = None,
+        *,
+        outbox: Outbox,
     ) -> None:
+        self._outbox = outbox
         self._chronicle = chronicle
         self._ledger = ledger
         self._publisher = publisher
@@ -56,8 +60,8 @@ class _Reader(Collector):
             yield CounterMetricFamily(name, doc, value=value)
         yield GaugeMetricFamily(
             "agent_waiting_bytes",
-            "payload bytes that wait for Kafka",
-            value=self._publisher.waiting_bytes,
+            "bytes that wait in the spool for Kafka",
+            value=self._outbox.waiting_bytes,
         )
         if self._chronicle is not None:
             yield CounterMetricFamily(
@@ -99,6 +103,7 @@ def listen(
     ledger: Ledger,
     publisher: Publisher,
     *,
+    outbox: Outbox,
     owners: OwnerLookup | None = None,
     sockets: SocketBooks | None = None,
     chronicle: Chronicle | None = None,
@@ -109,5 +114,5 @@ def listen(
         OSError: the address cannot be bound.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(ledger, publisher, owners, sockets, chronicle))
+    registry.register(_Reader(ledger, publisher, owners, sockets, chronicle, outbox=outbox))
     start_http_server(port, host, registry=registry)

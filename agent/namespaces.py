@@ -89,9 +89,14 @@ class Namespace:
         return self.netns == OWN
 
     @property
+    def number(self) -> int:
+        """Its inode, which tells it from others; 0 for our own."""
+        return 0 if self.is_own else self._number[1]
+
+    @property
     def pin_prefix(self) -> str:
         """Sets what is pinned for it apart from other namespaces' pins; empty for our own."""
-        return "" if self.is_own else str(self._number[1])
+        return str(self.number or "")
 
     def has_vanished(self) -> bool:
         """Whether the name by which it was given is gone, or means another namespace now."""

@@ -4,6 +4,10 @@
 `drain` empties the event buffers and is cheap enough for every few milliseconds.
 `close_interval` snapshots the flow cache, settles evictions, closes the ledger and gives back all
 batches.  The order inside matters and is stated where it does.
+
+`state` is what another observer needs to go on behind these batches.  What was drained is given
+back to the kernel by `release`, which is for when batches and state are safe: until then whoever
+goes on from an older state finds everything where it was.
 """
 
 import logging
@@ -13,7 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.batch import Cutter
+from agent.buffers import EventBuffer, Open, Position
 from agent.clock import Anchor, Clock
 from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
@@ -21,18 +29,15 @@ from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
 from agent.names import DnsReader, TlsReader
 from agent.owners import OwnerLookup
-from agent.perf import PerfBuffer
-from agent.plan import Plan
+from agent.plan import Pins
 from agent.points import HookPoints
-from agent.ring import RingBuffer
 from agent.rows import Rows, copied, joined
 from agent.socketowners import SocketOwners
 from agent.sockets import SocketBooks, socket_columns
 from agent.surroundings import copies
 from schemas.dns import DNS_EVENT
-from schemas.dtype import dtype_from_layout, unpack
+from schemas.dtype import unpack
 from schemas.flow import FLOW_EVICTION, LANE
-from schemas.layout import Layout
 from schemas.packet import PACKET_EVENT
 from schemas.socket import SOCKET_EVENT
 from schemas.tls import TLS_EVENT
@@ -42,9 +47,10 @@ log = logging.getLogger(__name__)
 
 # What came out of the event buffers and is worth batches before the interval ends.
 _MANY_BYTES = 8 << 20
+# Of a buffer, as long as the kernel has most of it.
+_LARGE_SHARE = 0.25
 # A record that another CPU has not finished holds up those behind it for microseconds.
 _SETTLE_SECONDS = 0.05
-_PERF_SHARE = 8
 # A row may begin before the snapshot that missed it.
 _LATE_NS = 1_000_000_000
 
@@ -54,7 +60,7 @@ class Events:
     """One kind of event on its way from the kernel's buffer to records of the same kind."""
 
     kind: str
-    buffer: "RingBuffer | PerfBuffer"
+    buffer: EventBuffer
     columns: Callable[[Rows, HookPoints, Anchor], Columns]
     # Whether there are columns although nothing waits here.
     is_held: Callable[[], bool] = lambda: False
@@ -84,16 +90,16 @@ class Observer:
 
     def __init__(
         self,
-        plan: Plan,
+        pins: Pins,
         points: HookPoints,
-        buffer: str,
         *,
         batcher: Cutter,
         ledger: Ledger,
-        owners: OwnerLookup | None = None,
-        socket_books: SocketBooks | None = None,
         maps: SharedMaps,
         clock: Clock,
+        open_buffer: Open,
+        owners: OwnerLookup | None = None,
+        socket_books: SocketBooks | None = None,
     ) -> None:
         self._points = points
         self._batcher = batcher
@@ -101,37 +107,40 @@ class Observer:
         self._owners = owners
         self._totals = maps.totals
         self._contexts = maps.contexts
-        self._cache = FlowCache(maps.slots, maps.origins, maps.contexts)
+        self.cache = FlowCache(maps.slots, maps.origins, maps.contexts)
         self._clock = clock
-        self._evictions = _event_buffer(plan, buffer, "evictions", FLOW_EVICTION)
-        packets = _event_buffer(plan, buffer, "packets", PACKET_EVENT)
-        self._events = [Events("packet", packets, partial(packet_columns, maps.contexts))]
+        self._open = open_buffer
+        # Before there is a buffer of ours: what went into that of somebody else, if into any.
+        self._sent_before = self._sent_evictions()
+        self._evictions = open_buffer("evictions", FLOW_EVICTION)
+        # Packets and bytes of the evictions that were drained, by hook point.
+        self._evicted = np.zeros((2, points.capacity), np.uint64)
+        packets = partial(packet_columns, maps.contexts)
+        self._events = [Events("packet", open_buffer("packets", PACKET_EVENT), packets)]
+        self._has_settled = False
         self._socket_books = socket_books
         self._socket_owners: SocketOwners | None = None
         self._learned = 0  # of the socket events that wait, how many drains
         if socket_books is not None:
-            self._add_sockets(plan, buffer)
+            self._add_sockets()
         self._hellos = TlsReader(partial(ledger.book_rejected, "tls"))
-        self._add_names(plan, buffer)
+        self._add_names(pins)
         self._counted: list[Counted] = []
 
-    def _add_sockets(self, plan: Plan, buffer: str) -> None:
+    def _add_sockets(self) -> None:
         owners = SocketOwners(self._owners) if self._owners is not None else None
-        # Of locked memory, which perf buffers count as, 8 MiB are usual: flows and packets have them.
-        share = 1 if buffer == "ring" else _PERF_SHARE
-        events = _event_buffer(plan, buffer, "sockets", SOCKET_EVENT, share=share)
+        events = self._open("sockets", SOCKET_EVENT)
         columns = partial(socket_columns, owners)
         self._events.append(Events("socket", events, columns, meet=owners.meet if owners else None))
         self._socket_owners = owners
 
-    def _add_names(self, plan: Plan, buffer: str) -> None:
-        if plan.dns_ports:
+    def _add_names(self, pins: Pins) -> None:
+        # What is not wanted any more has no programs, but may have left events.
+        if pins.map("dns").exists():
             reader = DnsReader(partial(self._ledger.book_rejected, "dns"))
-            messages = _event_buffer(plan, buffer, "dns", DNS_EVENT)
-            self._events.append(Events("dns", messages, reader.columns))
-        if plan.tls:
-            hellos = _event_buffer(plan, buffer, "tls", TLS_EVENT)
-            is_held = self._hellos.is_waiting
+            self._events.append(Events("dns", self._open("dns", DNS_EVENT), reader.columns))
+        if pins.map("tls").exists():
+            hellos, is_held = self._open("tls", TLS_EVENT), self._hellos.is_waiting
             self._events.append(Events("tls", hellos, self._hellos.columns, is_held))
 
     def drain(self) -> Iterator[Batch]:
@@ -139,7 +148,7 @@ class Observer:
         waiting = self._drain_events()
         self._drain_evictions()
         waiting += sum(counted.slots.nbytes for counted in self._counted)
-        if waiting >= _MANY_BYTES:
+        if waiting >= _MANY_BYTES or self._largest_held_share() > _LARGE_SHARE:
             yield from self._take_batches(self._clock.anchor())
 
     def close_interval(self, *, is_last: bool = False) -> Iterator[Batch]:
@@ -151,7 +160,7 @@ class Observer:
         in_use = self._totals[:, : self._points.count]
         overflowed = copied(in_use)
         # 1. The flows.  What arrives from here on belongs to the next interval.
-        counted = self._cache.snapshot()
+        counted = self.cache.snapshot()
         self._clock.begin_interval()
         # 2. The totals, after the flows, so that they hold all that the flows hold.
         totals = copied(in_use)
@@ -167,9 +176,62 @@ class Observer:
             self._owners.forget_closed(anchor.monotonic_ns - _LATE_NS)
         if self._socket_books is not None:
             self._socket_books.warn_of_lost()
-        yield from self._batch("ledger", self._ledger.close(totals, anchor.wall_ns), anchor)
-        if lost is not None:
+        yield from self._ledger_batches(totals, anchor)
+        self._has_settled = lost is not None
+
+    def state(self) -> dict[str, Any]:
+        """How far batches tell what is in the kernel's memory, but for the slots of `cache`."""
+        return {
+            "replaced": self.cache.replaced(),
+            "evicted": self._evicted[:, : self._points.count].tobytes(),
+            "buffers": self.positions(),
+            "ledger": self._ledger.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], reported: Rows) -> None:
+        """Go on where another observer of the same memory had come to."""
+        self.cache.restore(reported, state["replaced"])
+        evicted = np.frombuffer(state["evicted"], np.uint64).reshape(2, -1)
+        self._evicted[:, : evicted.shape[1]] = evicted
+        self._ledger.restore(state["ledger"])
+        buffers = dict(self._buffers())
+        for name, position in state["buffers"].items():
+            if name in buffers:
+                buffers[name].release(tuple(position))
+        if not self._evictions.outlives_reader:
+            self._write_off_evictions()
+
+    def _write_off_evictions(self) -> None:
+        """What was in a perf buffer has gone with the process that had it: totals are left."""
+        for row, name in enumerate(("packets", "bytes")):
+            self._ledger.owe(name, self._sent_before[row] - self._evicted[row])
+        self._evicted[:] = self._sent_before
+
+    def _sent_evictions(self) -> NDArray[np.uint64]:
+        """Packets and bytes of what the kernel has put into the eviction buffer, by hook point."""
+        names = ("evicted_packets", "evicted_bytes")
+        return np.array([self._totals[name].sum(axis=0, dtype=np.uint64) for name in names])
+
+    def positions(self) -> dict[str, Position]:
+        """How far each buffer was drained."""
+        return {name: buffer.drained() for name, buffer in self._buffers()}
+
+    def release(self, positions: Mapping[str, Position]) -> None:
+        """Give back what was drained up to there."""
+        buffers = dict(self._buffers())
+        for name, position in positions.items():
+            buffers[name].release(position)
+        if self._has_settled:
             self._points.settle()
+            self._has_settled = False
+
+    def _buffers(self) -> Iterator[tuple[str, EventBuffer]]:
+        yield "evictions", self._evictions
+        for events in self._events:
+            yield events.kind, events.buffer
+
+    def _largest_held_share(self) -> float:
+        return max(buffer.held_share for _, buffer in self._buffers())
 
     def batches(self, kind: str, columns: Columns) -> Iterator[Batch]:
         """Batches of rows that were not written by the kernel."""
@@ -177,7 +239,7 @@ class Observer:
 
     def forget_silent(self, *, now: int, ticks: int) -> None:
         """Let go of flows without a packet for *ticks*; only while no packet can come."""
-        self._cache.forget_silent(now=now, ticks=ticks)
+        self.cache.forget_silent(now=now, ticks=ticks)
 
     def _settle_evictions(self) -> Lost | None:
         position = self._evictions.position()
@@ -185,7 +247,7 @@ class Observer:
         while True:
             self._drain_evictions()
             if self._evictions.has_passed(position):
-                return self._cache.take_lost(self._points.capacity)
+                return self.cache.take_lost(self._points.capacity)
             if time.monotonic() > deadline:
                 # Not lost, only late: the next interval knows.
                 return None
@@ -214,7 +276,11 @@ class Observer:
 
     def _drain_evictions(self) -> None:
         if len(evictions := self._evictions.drain()):
-            self._counted.append(self._cache.settle(evictions))
+            is_counted = ~copies(evictions["lane"], self._contexts)
+            point = unpack(LANE, "point", evictions["lane"])[is_counted]
+            for row, name in enumerate(("packets", "bytes")):
+                np.add.at(self._evicted[row], point, evictions[name][is_counted].astype(np.uint64))
+            self._counted.append(self.cache.settle(evictions))
 
     def _take_batches(self, anchor: Anchor) -> Iterator[Batch]:
         counted, self._counted = self._counted, []
@@ -249,12 +315,12 @@ class Observer:
         )
         yield from self._batch("flow", columns, anchor)
 
+    def _ledger_batches(self, totals: Rows, anchor: Anchor) -> Iterator[Batch]:
+        flow_seq = self._batcher.next_seq("flow")
+        columns = self._ledger.close(totals, anchor.wall_ns, flow_seq)
+        yield from self._batch("ledger", columns, anchor)
+        if (lost := self._ledger.take_lost(anchor.wall_ns, flow_seq)) is not None:
+            yield from self._batch("ledger", lost, anchor)
+
     def _batch(self, kind: str, columns: Columns, anchor: Anchor) -> Iterator[Batch]:
         return self._batcher.batches(kind, columns, anchor.as_map())
-
-
-def _event_buffer(
-    plan: Plan, buffer: str, name: str, layout: Layout, *, share: int = 1
-) -> "RingBuffer | PerfBuffer":
-    kind = RingBuffer if buffer == "ring" else PerfBuffer
-    return kind(plan.pins.map(name), plan.ring_bytes // share, dtype_from_layout(layout))

@@ -39,7 +39,8 @@ _ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 class PerfBuffer:
     """The samples of one perf event array as rows of *dtype*, all CPUs together.
 
-    *size_bytes*, a power of two, is shared by the CPUs.
+    *size_bytes*, a power of two, is shared by the CPUs.  It goes with this process, so nobody can
+    drain it again; `release` is there since a ring buffer has it.
     """
 
     def __init__(self, path: PathLike[str], size_bytes: int, dtype: np.dtype[Any]) -> None:
@@ -50,12 +51,27 @@ class PerfBuffer:
         self._map_fd = libbpf.open_pinned(path)
         self._rings = [_CpuRing(self._map_fd, cpu, each, dtype) for cpu in cpus]
 
+    @property
+    def outlives_reader(self) -> bool:
+        return False
+
     def position(self) -> tuple[int, ...]:
         """How far the kernel has written; `has_passed` tells when all of it was drained."""
         return tuple(ring.head() for ring in self._rings)
 
     def has_passed(self, position: tuple[int, ...]) -> bool:
         return all(ring.tail >= head for ring, head in zip(self._rings, position, strict=True))
+
+    def drained(self) -> tuple[int, ...]:
+        """Nothing that a successor could make use of."""
+        return ()
+
+    @property
+    def held_share(self) -> float:
+        return 0.0
+
+    def release(self, position: tuple[int, ...]) -> None:
+        """The space of samples goes back to the kernel as they are drained."""
 
     def drain(self, limit: int = 1 << 20) -> NDArray[Any]:
         """Copy out the samples of every CPU, about *limit* at most."""

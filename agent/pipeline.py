@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of an agent: kernel -> observer -> batches -> publisher.
+"""The life of an agent: kernel -> observer -> journal -> outbox -> publisher.
 
-Start: load and attach, then drain on a timer.  Nothing wakes us: a wake-up would cost the
-packet's CPU microseconds.
-Stop: detach, take what is left, publish it within the deadline, unpin.
+Start: load, take over what an agent that is no more has left, attach, then drain on a timer.
+Nothing wakes us: a wake-up would cost the packet's CPU microseconds.
+Stop: tell what is left and publish it within the deadline.  The programs stay, for the agent that
+comes next, unless they are asked to go too.
 """
 
 import asyncio
@@ -11,108 +12,117 @@ import logging
 import os
 import platform
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
+from agent.assembly import Parts, assemble
 from agent.attach import Attachment
 from agent.attachments import Attachments, Books
-from agent.batch import Batcher
 from agent.captures import Captures
-from agent.clock import KernelClock, boot_id, tick_ns
 from agent.config import Config
 from agent.control import Control, describe, socket_path
-from agent.detach import detach
+from agent.detach import detach_links
 from agent.interfaces import Choice
-from agent.ledger import Ledger
 from agent.links import LinkSocket
-from agent.maps import SharedMaps, socket_totals
-from agent.metrics import listen
 from agent.namespaces import Namespace
-from agent.observer import Observer
+from agent.outbox import Outbox
 from agent.owners import OwnerLookup
-from agent.plan import MAX_POINTS, Plan, Report, pins_of
-from agent.points import HookPoints
+from agent.plan import Pins, Plan, Report, remove_all
+from agent.planning import plan_of
 from agent.programs import load, sole_agent
-from agent.publisher import Publisher
-from agent.socket_hooks import chosen_cgroup
-from agent.sockets import SocketBooks
-from agent.survey import Events, first_lookup, keep_informed, name_cgroups
+from agent.succession import Predecessors, succeed
+from agent.survey import Events, keep_informed, name_cgroups
 from agent.variants import Compiled, Variants
 from agent.watch import Attach, Watch
-from service.broker import Broker
-from service.options import host_and_port
+from schemas.wire import Batch
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 # A packet that is being counted on another CPU while we detach is done long before this.
-_LAST_PACKETS_SECONDS = 0.02
-# Two, and two more that wait until what an interface that went had counted is reported.
-_POINTS_OF_ONE = 4
-_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+LAST_PACKETS_SECONDS = 0.02
 
 
-async def run(config: Config, stop: asyncio.Event) -> int:
-    """Observe until *stop* is set; returns how many rows could not be published.
+@dataclass(slots=True)
+class Stop:
+    """Ends an agent; *detaches* says that its programs go too, whatever its options say."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    detaches: bool = False
+
+
+async def run(config: Config, stop: Stop) -> None:
+    """Observe until *stop* is asked for.
 
     Raises:
         InterfaceError, LoadError: what was asked for cannot be observed.
+        OSError: the spool or the metrics' address cannot be used.
     """
     watch = Watch(config.netns, Choice(config.interface, config.exclude_interface))
-    plan = plan_of(config)
-    _broker(config).connection()  # tells of a bad certificate before anything is attached
-    with sole_agent(config.name):
+    try:
+        plan = plan_of(config)
+        config.as_broker.connection()  # tells of a bad certificate before anything is attached
+        with sole_agent(config.name), Outbox(config.spool_folder, config.spool_bytes) as outbox:
+            await _run(config, plan, watch, outbox, stop)
+    finally:
+        watch.close()
+
+
+async def _run(config: Config, plan: Plan, watch: Watch, outbox: Outbox, stop: Stop) -> None:
+    predecessors = Predecessors.of(plan.pins)
+    plan = replace(plan, seeds=predecessors.seeds or plan.seeds)
+    try:
         report = await load(plan)
-        try:
-            return await _work(config, plan, watch, report, stop)
-        finally:
-            # However it ended, nothing of ours stays in the kernel.
-            await asyncio.to_thread(_detach, watch, plan)
-            watch.close()
-            plan.pins.remove()
-
-
-async def _work(
-    config: Config, plan: Plan, watch: Watch, report: Report, stop: asyncio.Event
-) -> int:
-    points = HookPoints(plan.hook_points)
-    ledger = Ledger(points, time.time_ns())
-    batcher = Batcher(config.node, boot_id(), uuid.uuid4().hex)
-    owners = await first_lookup() if config.owners == "yes" else None
-    socket_books = SocketBooks(socket_totals(plan)) if report.has_sockets else None
-    maps = SharedMaps(plan)
-    observer = Observer(
-        plan,
-        points,
-        report.buffer,
-        batcher=batcher,
-        ledger=ledger,
-        owners=owners,
-        socket_books=socket_books,
-        maps=maps,
-        clock=KernelClock(plan.pins, maps.clock),
-    )
-    publisher = Publisher(_broker(config), node=config.node, backlog_bytes=config.backlog_bytes)
-    if config.metrics_listen:
-        address = host_and_port(config.metrics_listen, "metrics_listen")
-        listen(
-            *address,
-            ledger,
-            publisher,
-            owners=owners,
-            sockets=socket_books,
+        parts = await assemble(
+            config,
+            plan,
+            report,
+            outbox=outbox,
+            predecessors=predecessors,
             chronicle=watch.chronicle,
         )
-    _log_start(report, plan.cgroup)
-    variants = Variants(Compiled.reported(report, plan.pins))
-    watch.begin(_attach(config, variants, Books(points, ledger, watch.chronicle)))
-    publisher.start()
-    captures = Captures(plan, variants, buffer=report.buffer, names=points.names, swap=watch.swap)
-    control = Control(captures, lambda: describe(points, watch.interfaces), observer.owners_of)
+        variants = await _begin(config, parts, watch, predecessors)
+    except BaseException:
+        # What others have left counts on; what is new has told nobody anything.
+        if not predecessors:
+            await asyncio.to_thread(_detach, watch, plan.pins)
+            remove_all(plan.pins.root)
+        raise
+    await _observe_until(stop, config, parts, watch, variants)
+    await _end(config, parts, watch, variants, detaches=stop.detaches or config.on_stop == "detach")
+
+
+async def _begin(
+    config: Config, parts: Parts, watch: Watch, predecessors: Predecessors
+) -> Variants:
+    """Attach to what shall be observed; what is left by others is ours or gone after that."""
+    _log_start(parts.report, parts.plan.cgroup)
+    # Before anything is attached, so that whoever comes after knows what there is to read.
+    parts.journal.tell([], parts.observer)
+    variants = Variants(Compiled.reported(parts.report, parts.plan.pins))
+    heirlooms = predecessors.heirlooms()
+    watch.begin(_attach(config, variants, parts), heirlooms)
+    await asyncio.sleep(LAST_PACKETS_SECONDS)
+    succeed(parts, predecessors, heirlooms, still_attached=watch.pins)
+    # What is observed from here on is told even if we are killed before the first interval ends.
+    parts.journal.tell(_interface_batches(parts), parts.observer)
+    return variants
+
+
+async def _observe_until(
+    stop: Stop, config: Config, parts: Parts, watch: Watch, variants: Variants
+) -> None:
+    parts.publisher.start()
+    captures = Captures(parts.plan, variants, names=parts.points.names, swap=watch.swap)
+    control = Control(
+        captures,
+        lambda: describe(parts.points, watch.interfaces),
+        parts.observer.owners_of,
+    )
     async with (
-        _informed(owners, _events(config, report)),
+        _informed(parts.owners, _events(config, parts.report)),
+        _synced(parts.outbox, config.spool_sync),
         control.listening(socket_path(config.name)),
     ):
         log.info(
@@ -120,28 +130,90 @@ async def _work(
             extra={
                 "pid": os.getpid(),
                 "interfaces": len(watch.interfaces),
-                "buffer": report.buffer,
+                "buffer": parts.plan.buffer,
             },
         )
-        await _observe(observer, publisher, watch, owners, stop, interval=config.interval)
+        await _observe(parts, watch, stop.asked, interval=config.interval)
+
+
+async def _observe(parts: Parts, watch: Watch, stop: asyncio.Event, *, interval: float) -> None:
+    due = time.monotonic() + interval
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+        watch.tick()
+        parts.publisher.raise_if_failed()
+        parts.journal.try_again()
+        if not parts.journal.has_room:
+            # Leave everything in the kernel: it counts on, and only detail can be lost.
+            continue
+        _drain(parts)
+        if time.monotonic() >= due and parts.journal.has_room:
+            due = max(due + interval, time.monotonic())
+            await _name(parts.owners)
+            watch.close_interval()
+            _close_interval(parts)
+
+
+def _drain(parts: Parts) -> None:
+    if batches := list(parts.observer.drain()):
+        parts.journal.tell(batches, parts.observer)
+
+
+async def _name(owners: OwnerLookup | None) -> None:
+    """Find what the rows that come next will have to say."""
+    if owners is not None:
+        await name_cgroups(owners.cgroups)
+
+
+def _close_interval(parts: Parts, *, is_last: bool = False) -> None:
+    parts.journal.make_room(parts.ledger)
+    batches = list(parts.observer.close_interval(is_last=is_last))
+    batches += _interface_batches(parts)
+    parts.journal.close(batches, parts.observer, is_last=is_last)
+
+
+def _interface_batches(parts: Parts) -> list[Batch]:
+    columns = parts.chronicle.take()
+    return [] if columns is None else list(parts.observer.batches("interface", columns))
+
+
+async def _end(
+    config: Config, parts: Parts, watch: Watch, variants: Variants, *, detaches: bool
+) -> None:
     watch.stop()
-    await asyncio.to_thread(_detach, watch, plan)
+    if detaches:
+        await asyncio.to_thread(_detach, watch, parts.plan.pins)
+        await asyncio.sleep(LAST_PACKETS_SECONDS)
     variants.close()
-    await asyncio.sleep(_LAST_PACKETS_SECONDS)
-    _drain(observer, publisher)
-    await _name(owners)
-    _close_interval(observer, publisher, watch, is_last=True)
-    left = await publisher.stop(config.stop_timeout)
-    log.info(
-        "agent stopped",
-        extra={"published_rows": publisher.published_rows_total, "lost_rows": left},
-    )
-    return left
+    parts.journal.try_again()
+    if parts.journal.has_room:
+        _drain(parts)
+        await _name(parts.owners)
+        _close_interval(parts, is_last=True)
+    await parts.publisher.stop(config.stop_timeout)
+    # What could not be stored is still in the maps, for the next agent.
+    if detaches and parts.journal.has_room:
+        remove_all(parts.plan.pins.root)
+    _log_end(config, parts, detaches=detaches)
 
 
-def _detach(watch: Watch, plan: Plan) -> None:
+def _detach(watch: Watch, pins: Pins) -> None:
     watch.detach()
-    detach(plan.pins)
+    detach_links(pins.root)
+
+
+def _attach(config: Config, variants: Variants, parts: Parts) -> Attach:
+    choice = Choice(config.interface, config.exclude_interface)
+    books = Books(parts.points, parts.ledger, parts.chronicle)
+
+    def attach(namespace: Namespace, links: LinkSocket) -> Attachments:
+        variant = variants.of(namespace.netns.label)
+        pins, netns = variants.pins, namespace.pin_prefix
+        attachment = Attachment(config.hook, config.tc, pins, variant, netns=netns)
+        return Attachments(namespace, links, attachment=attachment, choice=choice, books=books)
+
+    return attach
 
 
 @asynccontextmanager
@@ -165,109 +237,28 @@ def _events(config: Config, report: Report) -> Events:
     return Events.SOME if config.cgroup else Events.ALL
 
 
-def _broker(config: Config) -> Broker:
-    return config.broker(f"hookline-agent-{config.node}")
+@asynccontextmanager
+async def _synced(outbox: Outbox, seconds: float) -> AsyncIterator[None]:
+    """Meanwhile what waits for longer than so many seconds is on the disk."""
+    syncing = asyncio.create_task(_keep_synced(outbox, seconds))
+    try:
+        yield
+    finally:
+        syncing.cancel()
+        with suppress(asyncio.CancelledError):
+            await syncing
 
 
-async def _observe(
-    observer: Observer,
-    publisher: Publisher,
-    watch: Watch,
-    owners: OwnerLookup | None,
-    stop: asyncio.Event,
-    *,
-    interval: float,
-) -> None:
-    due = time.monotonic() + interval
-    while not stop.is_set():
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), POLL_SECONDS)
-        watch.tick()
-        publisher.raise_if_failed()
-        if not publisher.has_room:
-            # Leave everything in the kernel: it counts on, and only detail can be lost.
-            continue
-        _drain(observer, publisher)
-        if time.monotonic() >= due:
-            due = max(due + interval, time.monotonic())
-            await _name(owners)
-            watch.close_interval()
-            _close_interval(observer, publisher, watch)
-
-
-def _drain(observer: Observer, publisher: Publisher) -> None:
-    for batch in observer.drain():
-        publisher.add(batch)
-
-
-async def _name(owners: OwnerLookup | None) -> None:
-    """Find what the rows that come next will have to say."""
-    if owners is not None:
-        await name_cgroups(owners.cgroups)
-
-
-def _close_interval(
-    observer: Observer, publisher: Publisher, watch: Watch, *, is_last: bool = False
-) -> None:
-    for batch in observer.close_interval(is_last=is_last):
-        publisher.add(batch)
-    if (columns := watch.chronicle.take()) is not None:
-        for batch in observer.batches("interface", columns):
-            publisher.add(batch)
-
-
-def _attach(config: Config, variants: Variants, books: Books) -> Attach:
-    choice = Choice(config.interface, config.exclude_interface)
-
-    def attach(namespace: Namespace, links: LinkSocket) -> Attachments:
-        variant = variants.of(namespace.netns.label)
-        pins, netns = variants.pins, namespace.pin_prefix
-        attachment = Attachment(config.hook, config.tc, pins, variant, netns=netns)
-        return Attachments(namespace, links, attachment=attachment, choice=choice, books=books)
-
-    return attach
-
-
-def plan_of(config: Config) -> Plan:
-    """What the loader is to do."""
-    cpus = _possible_cpus()
-    return Plan(
-        pin_path=str(pins_of(config.name).root),
-        buffer=config.buffer,
-        cpus=cpus,
-        slots_per_cpu=_power_of_two(max(config.flow_slots // cpus, 4)),
-        hook_points=min(MAX_POINTS, _power_of_two(_POINTS_OF_ONE * config.max_interfaces)),
-        ring_bytes=config.ring_bytes,
-        sample_one_in=config.sample,
-        sample_first=config.sample_first == "yes",
-        tunnels=config.tunnels,
-        vxlan_ports=tuple(int(port) for port in config.vxlan_port),
-        cgroup=_cgroup(config),
-        socket_ticks=max(round(config.interval * 1e9 / tick_ns()), 1),
-        dns_ports=tuple(map(int, config.dns_port)) if config.dns == "yes" else (),
-        tls=config.tls == "yes",
-    )
-
-
-def _cgroup(config: Config) -> str:
-    if config.sockets == "no":
-        return ""
-    if cgroup := chosen_cgroup(config.cgroup):
-        return str(cgroup)
-    log.warning(
-        "sockets are not observed: no cgroup v2 hierarchy is mounted;"
-        " mount one: mount -t cgroup2 none /sys/fs/cgroup, or say --sockets no"
-    )
-    return ""
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
-
-
-def _possible_cpus() -> int:
-    """How many CPUs the kernel may ever number: one more than the highest."""
-    return int(_POSSIBLE_CPUS.read_text().strip().rpartition("-")[2].rpartition(",")[2]) + 1
+async def _keep_synced(outbox: Outbox, seconds: float) -> None:
+    while seconds:
+        await asyncio.sleep(seconds)
+        for sync in outbox.syncing():
+            try:
+                await asyncio.to_thread(sync)
+            except OSError as error:
+                log.error(  # noqa: TRY400  # the place in our code says nothing here
+                    "the spool cannot be brought onto the disk", extra={"reason": str(error)}
+                )
 
 
 def _log_start(report: Report, cgroup: str) -> None:
@@ -280,3 +271,17 @@ def _log_start(report: Report, cgroup: str) -> None:
         )
     if report.has_sockets:
         log.info("observing sockets", extra={"cgroup": cgroup})
+
+
+def _log_end(config: Config, parts: Parts, *, detaches: bool) -> None:
+    if waiting_rows := parts.outbox.waiting_rows:
+        log.warning(
+            "rows wait in the spool for the next start",
+            extra={"rows": waiting_rows, "spool": config.spool_folder},
+        )
+    if not detaches:
+        log.info(
+            "the programs count on for the next agent;"
+            f" to remove them: hookline agent --name {config.name} --detach"
+        )
+    log.info("agent stopped", extra={"published_rows": parts.publisher.published_rows_total})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from agent.interfaces import Interface
 from agent.plan import FIRST_POINT
+from agent.register import FREE, SETTLING, Register, pair_count
 from schemas.fields import DIRECTIONS
 from schemas.wire import Names
 
@@ -35,20 +36,30 @@ class Pair:
 
 
 class HookPoints:
-    """Interface and direction of every hook point; the kernel has *capacity* points."""
+    """Interface and direction of every hook point; the kernel has *capacity* points.
 
-    def __init__(self, capacity: int) -> None:
+    What *register* knows of pairs already holds: their interfaces may still be counted.
+    """
+
+    def __init__(self, capacity: int, register: Register | None = None) -> None:
         self.directions = np.full(capacity, DIRECTIONS["ingress"], np.uint8)
         self.directions[FIRST_POINT + 1 :: 2] = DIRECTIONS["egress"]
-        pairs = (capacity - FIRST_POINT) // 2
-        self._free = [
-            Pair(point, point + 1)
-            for point in range(FIRST_POINT + 2 * (pairs - 1), FIRST_POINT - 1, -2)
-        ]
+        self.register = register or Register(pair_count(capacity))
         self._taken: dict[Pair, str] = {}
         self._settling: dict[Pair, int] = {}
         # By half of the point; replaced, never changed, since batches keep it.
         self._names: tuple[str, ...] = (UNKNOWN,)
+        free = set(range(len(self.register)))
+        for entry in self.register.entries():
+            free.discard(entry.number)
+            pair = pair_of(entry.number)
+            self._set_name(pair, entry.name)
+            if entry.is_settling:
+                self._settling[pair] = _INTERVALS_TO_SETTLE
+            else:
+                self._taken[pair] = entry.name
+        # Low ones first: what is never used is never looked at.
+        self._free = [pair_of(number) for number in sorted(free, reverse=True)]
 
     @property
     def capacity(self) -> int:
@@ -72,21 +83,25 @@ class HookPoints:
         """A pair for the interface of that full name; None while all are in use."""
         if not self._free:
             return None
-        # Low ones first: what is never used is never looked at.
         pair = self._free.pop()
         self.rename(pair, name)
         return pair
 
     def rename(self, pair: Pair, name: str) -> None:
         """Correct the name of a pair of which nothing has been reported yet."""
+        self.register.name(number_of(pair), name)
         self._taken[pair] = name
-        number = _number(pair)
-        names = [*self._names, *[""] * (number + 1 - len(self._names))]
-        names[number] = name
+        self._set_name(pair, name)
+
+    def _set_name(self, pair: Pair, name: str) -> None:
+        place = number_of(pair) + 1
+        names = [*self._names, *[""] * (place + 1 - len(self._names))]
+        names[place] = name
         self._names = tuple(names)
 
     def give_back(self, pair: Pair) -> None:
         """Its interface has gone, or has another pair now; nothing sends its packets here."""
+        self.register.set_state(number_of(pair), SETTLING)
         del self._taken[pair]
         self._settling[pair] = _INTERVALS_TO_SETTLE
 
@@ -94,8 +109,11 @@ class HookPoints:
         """An interval has ended whose rows hold all that was counted before its snapshot."""
         left = {pair: intervals - 1 for pair, intervals in self._settling.items()}
         self._settling = {pair: intervals for pair, intervals in left.items() if intervals}
-        self._free += [pair for pair, intervals in left.items() if not intervals]
-        self._free.sort(key=_number, reverse=True)
+        settled = [pair for pair, intervals in left.items() if not intervals]
+        for pair in settled:
+            self.register.set_state(number_of(pair), FREE)
+        self._free += settled
+        self._free.sort(key=number_of, reverse=True)
 
     def interfaces(self, points: NDArray[Any]) -> NDArray[Any]:
         """A number for the interface of each of *points*, the same for both directions."""
@@ -112,8 +130,15 @@ class HookPoints:
         }
 
 
-def _number(pair: Pair) -> int:
-    return (pair.ingress + 1) // 2
+def number_of(pair: Pair) -> int:
+    """Its number in the register."""
+    return (pair.ingress - FIRST_POINT) // 2
+
+
+def pair_of(number: int) -> Pair:
+    """The pair of that number in the register."""
+    point = FIRST_POINT + 2 * number
+    return Pair(point, point + 1)
 
 
 def number_points(interfaces: Sequence[Interface]) -> HookPoints:

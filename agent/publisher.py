@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publish batches to Kafka, in order and each until it is acknowledged.
 
-The one module that imports aiokafka's producer.  Batches wait in a queue bounded in bytes.  When
-it is full, `has_room` says so, and the pipeline leaves flows where they are: in the kernel, which
-goes on counting them.  So an outage costs detail at most, and this process stays small.
+The one module that imports aiokafka's producer.  Batches stay where they wait (agent/outbox.py)
+until Kafka has acknowledged them; here are only those on their way.
 """
 
 import asyncio
 import logging
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from agent.spool import Entry, Name
 from schemas.catalogue import RECORD_OF_KIND
-from schemas.wire import Batch, encode
 from service.broker import Broker, one_line
 from service.logs import quiet_kafka_client
 
@@ -26,24 +26,30 @@ _MAX_REQUEST_BYTES = 16 << 20
 _RETRY_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5)
 # How many of the oldest batches are under way together.  Idempotence keeps their order.
 _IN_FLIGHT = 8
+# A producer may have got into a state that it does not leave, so another one is tried.
+_FAILURES_OF_ONE_PRODUCER = 3
+_LET_GO_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Payload:
-    topic: str
-    value: bytes
-    rows: int
+class Waiting(Protocol):
+    """Where batches wait."""
+
+    def peek(self, most: int) -> list[Entry]: ...
+    def acknowledge(self, count: int) -> None: ...
 
 
 class Publisher:
-    """A queue of batches on their way to Kafka.  Start it, add, and stop it."""
+    """Sends what waits in each of *sources*.  Start it, tell it of more, and stop it."""
 
-    def __init__(self, broker: Broker, *, node: str, backlog_bytes: int) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        sources: Sequence[Waiting],
+        on_retry: Callable[[Name], None] = lambda _: None,
+    ) -> None:
         self._broker = broker
-        self._key = node.encode()
-        self._backlog_bytes = backlog_bytes
-        self._waiting: deque[_Payload] = deque()
-        self._waiting_bytes = 0
+        self._sources = sources
+        self._on_retry = on_retry
         self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.published_batches_total = 0
@@ -51,20 +57,8 @@ class Publisher:
         self.published_bytes_total = 0
         self.retried_batches_total = 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether more should be added; a batch is never refused."""
-        return self._waiting_bytes < self._backlog_bytes
-
-    @property
-    def waiting_bytes(self) -> int:
-        return self._waiting_bytes
-
-    @property
-    def waiting_rows(self) -> int:
-        return sum(payload.rows for payload in self._waiting)
-
     def start(self) -> None:
+        self._added.set()
         self._task = asyncio.create_task(self._run())
 
     def raise_if_failed(self) -> None:
@@ -72,35 +66,37 @@ class Publisher:
         if self._task is not None and self._task.done():
             self._task.result()
 
-    def add(self, batch: Batch) -> None:
-        payload = _Payload(RECORD_OF_KIND[batch.kind].topic, encode(batch), batch.rows)
-        self._waiting.append(payload)
-        self._waiting_bytes += len(payload.value)
+    def more_waits(self) -> None:
+        """Send what has been added."""
         self._added.set()
 
-    async def stop(self, timeout: float) -> int:  # noqa: ASYNC109 - the caller's own deadline
-        """Publish what waits, for *timeout* seconds at most; returns the rows left behind."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that waited has been acknowledged."""
+        return not any(source.peek(1) for source in self._sources)
+
+    async def stop(self, timeout: float) -> bool:  # noqa: ASYNC109 - the caller's own deadline
+        """Publish what waits, for *timeout* seconds at most; whether nothing is left."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         task = self._task
         if task is None:
-            return self.waiting_rows
-        while self._waiting and not task.done() and loop.time() < deadline:
+            return self.is_idle
+        while not self.is_idle and not task.done() and loop.time() < deadline:
             await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        return self.waiting_rows
+        return self.is_idle
 
     async def _run(self) -> None:
-        quiet_kafka_client(quiet=True)
-        producer = await self._connect()
-        quiet_kafka_client(quiet=False)
-        try:
-            while True:
-                await self._added.wait()
-                await self._publish_waiting(producer)
-        finally:
-            await producer.stop()
+        while True:
+            quiet_kafka_client(quiet=True)
+            producer = await self._connect()
+            quiet_kafka_client(quiet=False)
+            try:
+                await self._publish(producer)
+            finally:
+                await _let_go(producer)
 
     async def _connect(self) -> AIOKafkaProducer:
         """A producer, once a broker answers; until then everything waits."""
@@ -119,7 +115,7 @@ class Publisher:
                 await producer.stop()
                 if attempt == 0:
                     log.warning(
-                        "kafka is not reachable, retrying; flows are kept",
+                        "kafka is not reachable, retrying; rows are kept",
                         extra={"brokers": self._broker.addresses, "reason": one_line(error)},
                     )
             else:
@@ -129,43 +125,68 @@ class Publisher:
             await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
         raise AssertionError  # unreachable: it retries for ever
 
-    async def _publish_waiting(self, producer: AIOKafkaProducer) -> None:
-        self._added.clear()
+    async def _publish(self, producer: AIOKafkaProducer) -> None:
+        """Publish until this producer has failed too often in a row."""
         failures = 0
-        while self._waiting:
-            first = list(self._waiting)[:_IN_FLIGHT]
-            acknowledged = await self._send(producer, first)
-            for payload in first[:acknowledged]:
-                self._forget(payload)
-            if acknowledged == len(first):
-                failures = 0
-                continue
-            self.retried_batches_total += len(first) - acknowledged
-            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
-            failures += 1
+        while failures < _FAILURES_OF_ONE_PRODUCER:
+            await self._added.wait()
+            self._added.clear()
+            while failures < _FAILURES_OF_ONE_PRODUCER and not self.is_idle:
+                failures = 0 if await self._publish_some(producer) else failures + 1
+                if failures:
+                    await asyncio.sleep(_RETRY_SECONDS[failures])
+        self._added.set()
 
-    async def _send(self, producer: AIOKafkaProducer, payloads: list[_Payload]) -> int:
-        """Send *payloads* in order; returns how many were acknowledged before the first failed."""
+    async def _publish_some(self, producer: AIOKafkaProducer) -> bool:
+        """Send the oldest of each source; whether all of them were acknowledged."""
+        sent = await asyncio.gather(
+            *(self._send(producer, source, source.peek(_IN_FLIGHT)) for source in self._sources)
+        )
+        return all(sent)
+
+    async def _send(
+        self, producer: AIOKafkaProducer, source: Waiting, entries: Sequence[Entry]
+    ) -> bool:
+        """Send *entries* in order, and forget those that were acknowledged before one failed."""
         futures = []
-        for payload in payloads:
+        for entry in entries:
+            topic = RECORD_OF_KIND[entry.name.kind].topic
             try:
-                sent = await producer.send(payload.topic, payload.value, key=self._key)
+                sent = await producer.send(topic, entry.payload, key=entry.name.node.encode())
             except KafkaError as error:
                 log.warning("batch not sent, retrying", extra={"reason": one_line(error)})
                 break
             futures.append(sent)
         results = await asyncio.gather(*futures, return_exceptions=True)
-        for count, result in enumerate(results):
-            if isinstance(result, KafkaError):
-                log.warning("batch not acknowledged, retrying", extra={"reason": one_line(result)})
-                return count
-            if isinstance(result, BaseException):
-                raise result
-        return len(results)
+        acknowledged = next(
+            (at for at, result in enumerate(results) if isinstance(result, BaseException)),
+            len(results),
+        )
+        self._forget(source, entries[:acknowledged])
+        if acknowledged == len(entries):
+            return True
+        if acknowledged < len(results):
+            self._say_why(results[acknowledged])
+        for entry in entries[acknowledged:]:
+            self.retried_batches_total += 1
+            self._on_retry(entry.name)
+        return False
 
-    def _forget(self, payload: _Payload) -> None:
-        self._waiting.popleft()
-        self._waiting_bytes -= len(payload.value)
-        self.published_batches_total += 1
-        self.published_rows_total += payload.rows
-        self.published_bytes_total += len(payload.value)
+    def _say_why(self, failure: object) -> None:
+        if not isinstance(failure, KafkaError):
+            raise failure  # type: ignore[misc]  # it is an exception
+        log.warning("batch not acknowledged, retrying", extra={"reason": one_line(failure)})
+
+    def _forget(self, source: Waiting, entries: Sequence[Entry]) -> None:
+        source.acknowledge(len(entries))
+        for entry in entries:
+            self.published_batches_total += 1
+            self.published_rows_total += entry.name.rows
+            self.published_bytes_total += len(entry.payload)
+
+
+async def _let_go(producer: AIOKafkaProducer) -> None:
+    """Close a producer, which would wait for what it has under way, perhaps for ever."""
+    with suppress(TimeoutError, KafkaError):
+        async with asyncio.timeout(_LET_GO_SECONDS):
+            await producer.stop()

@@ -9,7 +9,7 @@ the agent loads; nothing is attached, and nothing pinned but maps that were not 
 
 import sys
 
-from agent.kernel import images, load_source, recompiled_source
+from agent.kernel import code_of, flow_source, images, load_source, recompiled_source
 from agent.loader import answer
 from agent.plan import Recompilation, Report
 
@@ -20,15 +20,13 @@ def main() -> int:
 
 def _recompile(what: Recompilation) -> Report:
     source = recompiled_source(what.plan)
-    loaded = load_source(
-        source, what.plan, "ring", suffix=what.suffix, definitions=what.definitions
-    )
+    loaded = load_source(source, what.plan, suffix=what.suffix, definitions=what.definitions)
+    code = code_of(flow_source(what.plan), what.plan)
     # Who loads the instructions makes such maps of his own.
     for name in source.tails:
-        what.plan.pins.map(f"{name}{what.suffix}").unlink()
+        what.plan.pins.private_map(name, code + what.suffix).unlink()
     return Report(
-        buffer=loaded.buffer,
-        warnings=(),
+        codes=(code,),
         images={name: image.to_text() for name, image in images(source, loaded).items()},
         tails=source.tails,
     )

@@ -30,10 +30,15 @@ class RingError(Exception):
 
 
 class RingBuffer:
-    """The records of one ring buffer as rows of *dtype*.  It must be the only consumer."""
+    """The records of one ring buffer as rows of *dtype*.  It must be the only consumer.
+
+    What was drained stays in the buffer until it is released, so that it is drained again by
+    whoever comes after a reader that was killed in between.
+    """
 
     def __init__(self, path: PathLike[str], size_bytes: int, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
+        self._size_bytes = size_bytes
         self._mask = size_bytes - 1
         self._stride = dtype.itemsize + _HEADER_BYTES
         page = mmap.PAGESIZE
@@ -50,6 +55,10 @@ class RingBuffer:
         self._headers = self._words.view(np.uint32)
         self._consumed = int(self._consumer_position[0])
 
+    @property
+    def outlives_reader(self) -> bool:
+        return True
+
     def position(self) -> tuple[int, ...]:
         """How far the kernel has written; `has_passed` tells when all of it was drained."""
         return (int(self._producer_position[0]),)
@@ -57,12 +66,30 @@ class RingBuffer:
     def has_passed(self, position: tuple[int, ...]) -> bool:
         return (self._consumed,) >= position
 
+    def drained(self) -> tuple[int, ...]:
+        """How far it was drained, which is how far it may be released."""
+        return (self._consumed,)
+
+    @property
+    def held_share(self) -> float:
+        """Which part of the buffer holds what was drained and not released."""
+        return (self._consumed - int(self._consumer_position[0])) / self._size_bytes
+
+    def release(self, position: tuple[int, ...]) -> None:
+        """Give the space up to *position* back to the kernel, and never drain it again.
+
+        One aligned store, and after every copy: so nothing is written over that is still read.
+        """
+        if position[0] > int(self._consumer_position[0]):
+            self._consumer_position[0] = position[0]
+        self._consumed = max(self._consumed, position[0])
+
     def drain(self, limit: int = 1 << 20) -> NDArray[Any]:
-        """Copy out at most *limit* finished records and hand their space back.
+        """Copy out at most *limit* finished records.
 
         The order of loads and stores is what makes this safe beside a writing kernel.  x86 keeps
         loads in order, and loads before later stores; numpy calls are not reordered.  On arm64 a
-        barrier would be needed after steps 1 and 2, and before step 4.
+        barrier would be needed after steps 1 and 2, and before a release.
         """
         # 1. One aligned load of the producer's position.
         count = min((int(self._producer_position[0]) - self._consumed) // self._stride, limit)
@@ -78,9 +105,7 @@ class RingBuffer:
         # 3. The data of finished records.
         step = self._stride // 8
         records = self._words[at // 8 : at // 8 + count * step].reshape(count, step)[:, 1:].copy()
-        # 4. One aligned store gives the space back, after the copy.
         self._consumed += count * self._stride
-        self._consumer_position[0] = self._consumed
         rows = records.view(self._dtype).reshape(count)
         return rows if is_kept is None else chosen(rows, is_kept)
 

@@ -62,6 +62,9 @@ def chosen_cgroup(asked: str, mounts: str = "") -> Path | None:
 def attach_sockets(loaded: Loaded, cgroup: Path, pins: Pins) -> None:
     """Attach every socket program to *cgroup*, and pin what holds it there.
 
+    Where an agent that is no more had attached its own to the same cgroup, they take their places
+    one by one, and no event is missed in between.
+
     Raises:
         LoadError: the cgroup has gone, or the kernel refuses.
     """
@@ -77,6 +80,12 @@ def attach_sockets(loaded: Loaded, cgroup: Path, pins: Pins) -> None:
 
 
 def _attach(program_fd: int, cgroup_fd: int, attach_type: int, pin: Path) -> None:
+    if pin.exists():
+        with libbpf.opened(pin) as link_fd:
+            if libbpf.link_target(link_fd) == os.fstat(cgroup_fd).st_ino:
+                libbpf.update_link(link_fd, program_fd)
+                return
+        libbpf.detach_link(pin)
     try:
         fd = libbpf.create_cgroup_link(program_fd, cgroup_fd, attach_type)
     except OSError as error:

@@ -8,9 +8,11 @@ All else they share: flows, totals and events of all namespaces are in the same 
 
 import os
 import sys
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from agent import libbpf
@@ -32,25 +34,29 @@ class Compiled:
     images: Mapping[str, Image]
     # By map: the programs in which others go on, in its order.
     tails: Mapping[str, tuple[str, ...]]
+    code: str
 
     @classmethod
     def reported(cls, report: Report, pins: Pins) -> Self:
         images = {name: Image.from_text(text) for name, text in report.images.items()}
-        return cls(pins, images, report.tails)
+        return cls(pins, images, report.tails, report.codes[0])
+
+    def map(self, name: str) -> Path:
+        """Where the map is pinned that the programs know by that name."""
+        private = self.pins.private_map(name, self.code)
+        return private if private.exists() else self.pins.map(name)
 
 
 class Variant:
     """Descriptors of one namespace's programs; they are attached while these are open."""
 
-    def __init__(
-        self, compiled: Compiled, *, is_own: bool, former: "Variant | None" = None
-    ) -> None:
-        """With *former*, its table of interfaces is used too."""
+    def __init__(self, compiled: Compiled, *, netns: str, former: "Variant | None" = None) -> None:
+        """Those of the namespace of that label; with *former*, its table is used too."""
         self._compiled = compiled
         self._closing = ExitStack()
-        self.table_fd: int = former.table_fd if former else self._open_table(is_own=is_own)
+        self.table_fd: int = former.table_fd if former else self._open_table(netns)
         self.table = InterfaceTable(self.table_fd)
-        if is_own and not former:
+        if not netns and not former:
             self.programs = {
                 name: self._keep(libbpf.open_pinned(compiled.pins.program(name))) for name in HOOKS
             }
@@ -80,12 +86,14 @@ class Variant:
         self._closing.callback(os.close, fd)
         return fd
 
-    def _open_table(self, *, is_own: bool) -> int:
-        if is_own:
+    def _open_table(self, netns: str) -> int:
+        if not netns:
             return self._keep(libbpf.open_pinned(self._compiled.pins.map(_TABLE)))
+        # Names of namespaces may hold what those of pins may not.
+        path = self._compiled.pins.map(f"{_TABLE}-{zlib.crc32(netns.encode()):08x}")
         return self._keep(
-            libbpf.create_array(
-                _TABLE, value_bytes=INTERFACE_ENTRY.size_bytes, count=INTERFACE_SLOTS
+            libbpf.open_or_create_array(
+                path, value_bytes=INTERFACE_ENTRY.size_bytes, count=INTERFACE_SLOTS
             )
         )
 
@@ -105,7 +113,7 @@ class Variant:
         hooks_and_tails = [*names, *(name for its in tails.values() for name in its)]
         with ExitStack() as opened:
             for one in {one for name in hooks_and_tails for one in images[name].maps} - {*maps}:
-                maps[one] = opened.enter_context(libbpf.opened(self._compiled.pins.map(one)))
+                maps[one] = opened.enter_context(libbpf.opened(self._compiled.map(one)))
             for tail, its in tails.items():
                 for index, name in enumerate(its):
                     fd = self._load_one(name, maps, flags)
@@ -140,7 +148,7 @@ class Variants:
         """
         if netns not in self._made:
             former = self._former.of(netns) if self._former else None
-            self._made[netns] = Variant(self._compiled, is_own=not netns, former=former)
+            self._made[netns] = Variant(self._compiled, netns=netns, former=former)
         return self._made[netns]
 
     def close(self) -> None:

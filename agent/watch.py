@@ -8,11 +8,13 @@ every `tick`: their going is told to nobody.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.attachments import Attachments
 from agent.chronicle import Chronicle
+from agent.heirlooms import Heirloom
 from agent.interfaces import Choice, Interface, InterfaceError
 from agent.links import LinkSocket
 from agent.namespaces import OWN, Namespace, Netns, given_namespaces
@@ -62,15 +64,18 @@ class Watch:
             for one in watched.attachments.interfaces
         ]
 
-    def begin(self, attach: Attach) -> None:
+    def begin(self, attach: Attach, heirlooms: Sequence[Heirloom] = ()) -> None:
         """Attach to what there is, and to what will be; *attach* says how, in a namespace.
+
+        Of *heirlooms* those are taken over whose namespace is observed.
 
         Raises:
             LoadError: an interface cannot be attached to.
         """
         self._attach = attach
-        for watched in self._watched.values():
-            self._begin(watched, attach, is_start=True)
+        for netns, watched in self._watched.items():
+            its = [one for one in heirlooms if one.entry.netns_label == netns.label]
+            self._begin(watched, attach, is_start=True, heirlooms=its)
 
     def tick(self) -> None:
         """Look whether names of namespaces have changed their meaning.
@@ -87,6 +92,16 @@ class Watch:
         for netns in self._given:
             if netns not in self._watched and netns.may_return and netns.number():
                 self._return_to(netns)
+
+    @property
+    def pins(self) -> set[Path]:
+        """The links by which our programs are attached."""
+        return {
+            path
+            for watched in self._watched.values()
+            if watched.attachments
+            for path in watched.attachments.pins
+        }
 
     def close_interval(self) -> None:
         for watched in self._watched.values():
@@ -132,8 +147,16 @@ class Watch:
     def _existing(self) -> list[Interface]:
         return [one for watched in self._watched.values() for one in watched.links.all()]
 
-    def _begin(self, watched: _Watched, attach: Attach, *, is_start: bool) -> None:
+    def _begin(
+        self,
+        watched: _Watched,
+        attach: Attach,
+        *,
+        is_start: bool,
+        heirlooms: Sequence[Heirloom] = (),
+    ) -> None:
         watched.attachments = attach(watched.namespace, watched.links)
+        watched.attachments.inherit(heirlooms)
         watched.attachments.begin(is_start=is_start)
         asyncio.get_running_loop().add_reader(
             watched.links.fileno(), self._hear, watched.attachments

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from agent.backlog import Backlog
 from agent.batch import Batcher
+from agent.buffers import take
 from agent.clock import KernelClock
 from agent.columns import flow_columns
 from agent.flowcache import FlowCache
@@ -78,7 +80,7 @@ class Interval:
         anchor = self._clock.anchor()
         snapshot = clocked(took, "snapshot", self._cache.snapshot)
         self._clock.begin_interval()
-        settled = clocked(took, "settle", lambda: self._cache.settle(self._evictions.drain()))
+        settled = clocked(took, "settle", lambda: self._cache.settle(take(self._evictions)))
         columns = clocked(
             took,
             "columns",
@@ -116,13 +118,15 @@ async def publish(interval: Interval, rounds: int) -> list[float]:
     took = []
     with tempfile.TemporaryDirectory(prefix="hookline-bench-") as directory:
         async with Kafka(Path(directory)) as kafka:
-            publisher = Publisher(broker(kafka.bootstrap), node="bench", backlog_bytes=1 << 28)
+            backlog = Backlog(1 << 28)
+            publisher = Publisher(broker(kafka.bootstrap), [backlog])
             publisher.start()
             for number in range(rounds + 1):
                 began = time.process_time_ns()
                 for batch in interval.batches:
-                    publisher.add(batch)
-                while publisher.waiting_rows:
+                    backlog.add(batch)
+                publisher.more_waits()
+                while len(backlog):
                     await asyncio.sleep(0.02)
                 if number:  # the first one connects
                     took.append((time.process_time_ns() - began) / 1e6)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from agent import libbpf
+from agent.buffers import take
 from agent.ring import RingBuffer
 from bench.frames import FRAMES
 from bench.programs import CPUS, Hooks, Peers, hooks, instructions_verified
@@ -109,7 +110,7 @@ def events(peers: Peers, rounds: int) -> dict:
 def drained(ring: RingBuffer, measured: Callable[[], float]) -> Callable[[], float]:
     def run_and_drain() -> float:
         took = measured()
-        while len(ring.drain()):
+        while len(take(ring)):
             pass
         return took
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from agent import libbpf
+from agent.buffers import take
 from agent.clock import Anchor
 from agent.interfaces import Interface
 from agent.names import DnsReader, TlsReader
@@ -128,7 +129,7 @@ def emptied(buffers: list[RingBuffer], fd: int, frame: bytes) -> Callable[[], fl
     def run_and_empty() -> float:
         took = measured()
         for buffer in buffers:
-            buffer.drain()
+            take(buffer)
         return took
 
     return run_and_empty
@@ -148,7 +149,7 @@ def rows(rounds: int) -> dict:
         for name, (kind, reader) in taken.items():
             buffer = buffer_of(loaded, kind, EVENTS[kind])
             run(loaded.fd("hook_ingress"), PACKETS[name])()
-            events = buffer.drain()
+            events = take(buffer)
             chance = np.random.default_rng(1)
             events["src_port_be"] = chance.integers(0, 1 << 16, len(events))
             events["sequence" if kind == "tls" else "message_bytes"] = np.arange(len(events))

@@ -19,7 +19,7 @@ import numpy as np
 
 from agent import kernel, libbpf
 from agent.maps import SharedMaps
-from agent.plan import INTERFACE_SLOTS, Plan, pins_of
+from agent.plan import INTERFACE_SLOTS, Plan, remove_all, root_of
 from agent.programs import load
 from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
@@ -57,7 +57,7 @@ def a_plan(
 ) -> Plan:
     """A plan with a name of its own that attaches nothing."""
     return Plan(
-        pin_path=str(pins_of(f"hlb{os.getpid()}-{secrets.token_hex(3)}").root),
+        pin_path=str(root_of(f"hlb{os.getpid()}-{secrets.token_hex(3)}")),
         buffer=buffer,
         cpus=CPUS,
         slots_per_cpu=slots_per_cpu,
@@ -79,11 +79,11 @@ def hooks(**options: Any) -> Iterator[Hooks]:
     asyncio.run(load(plan))
     try:
         know(plan, LOOPBACK)
-        yield (one := Hooks(plan, SharedMaps(plan)))
+        yield (one := Hooks(plan, SharedMaps.of(plan)))
         for fd in one.fds.values():
             os.close(fd)
     finally:
-        plan.pins.remove()
+        remove_all(plan.pins.root)
 
 
 def know(plan: Plan, ifindex: int) -> None:

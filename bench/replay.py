@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.config import Config
+from agent.plan import remove_all
 from agent.programs import load
 from agent.replay.run import Player, plan_for
 from agent.replay.timeline import Loaded, load_captures
@@ -69,11 +70,11 @@ def replayed(path: Path, packets: int) -> tuple[float, float]:
 def a_player(loaded: Loaded) -> Iterator[Player]:
     config = Config(node="bench", owners="no", sockets="no")
     plan = plan_for(config, loaded, INTERVAL_NS)
-    report = asyncio.run(load(plan))
+    asyncio.run(load(plan))
     try:
-        yield Player(plan, loaded, report.buffer, node="bench", interval_ns=INTERVAL_NS)
+        yield Player(plan, loaded, node="bench", interval_ns=INTERVAL_NS)
     finally:
-        plan.pins.remove()
+        remove_all(plan.pins.root)
 
 
 def ethernet(packets: int) -> bytes:

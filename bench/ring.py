@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from agent import kernel, libbpf
+from agent.buffers import take
 from agent.perf import PerfBuffer
 from agent.ring import RingBuffer
 from bench.frames import FRAMES
@@ -82,7 +83,7 @@ def numpy_reader(stack: ExitStack, buffer: str) -> Reader:
     loaded = stack.enter_context(hooks(sample_one_in=1, ring_bytes=BYTES, buffer=buffer))
     kind = RingBuffer if buffer == "ring" else PerfBuffer
     ring = kind(loaded.plan.pins.map("packets"), BYTES, dtype_from_layout(PACKET_EVENT))
-    return loaded.fd("hook_ingress"), lambda: len(ring.drain())
+    return loaded.fd("hook_ingress"), lambda: len(take(ring))
 
 
 def a_structure(layout: Layout) -> type[ctypes.Structure]:

@@ -83,6 +83,19 @@ static __always_inline bool is_copy(const struct flow_slot *slot)
 	return context && context->is_copy;
 }
 
+/*
+ * What the buffer was given.  An agent that is killed loses what was in a perf buffer, and knows by
+ * this how much that was.
+ */
+static __always_inline void evicted(struct hook_totals *books, const struct flow_slot *slot)
+{
+	books->evictions++;
+	if (is_copy(slot))
+		return;
+	books->evicted_packets += slot->packets;
+	books->evicted_bytes += slot->bytes;
+}
+
 static __always_inline void overflow(struct hook_totals *books, const struct flow_slot *slot)
 {
 	books->overflows++;
@@ -129,7 +142,7 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 	eviction->slot_index = slot_index;
 	evictions.ringbuf_submit(eviction, BPF_RB_NO_WAKEUP);
 #endif
-	books->evictions++;
+	evicted(books, slot);
 }
 
 /* A slot has 16 bits for a packet's length, and the longest stands for longer ones too. */

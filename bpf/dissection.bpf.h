@@ -71,7 +71,7 @@ struct dissection {
 };
 
 /* Key: CPU.  Programs of one CPU do not interrupt each other. */
-BPF_TABLE_PINNED("array", u32, struct dissection, dissections, CPUS, PINS "/dissections");
+BPF_TABLE_PINNED("array", u32, struct dissection, dissections, CPUS, PRIVATE("dissections"));
 
 /* The next header is not all there, or is none: what was read stands. */
 static __always_inline void give_up(struct dissection *d)

@@ -36,7 +36,7 @@ struct dns_stream {
 
 /* Key: one direction of a connection.  We write and delete; the oldest make room. */
 BPF_TABLE_PINNED("lru_hash", struct dns_connection, struct dns_stream, dns_streams, DNS_STREAMS,
-		 PINS "/dns_streams");
+		 PRIVATE("dns_streams"));
 
 static __always_inline bool is_dns(const struct packet *packet)
 {

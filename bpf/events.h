@@ -500,7 +500,11 @@ struct hook_totals {
 	__u64 lost_dns_messages;
 	/* TLS ClientHellos, or parts of one, that the event buffer had no room for */
 	__u64 lost_tls_hellos;
-	__u8 reserved17[56];
+	/* packets of the flows that went into the eviction buffer */
+	__u64 evicted_packets;
+	/* bytes of those */
+	__u64 evicted_bytes;
+	__u8 reserved19[40];
 };
 _Static_assert(sizeof(struct hook_totals) == 192, "size");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_packets) == 0, "seen_packets");
@@ -520,7 +524,9 @@ _Static_assert(__builtin_offsetof(struct hook_totals, tunnel_packets) == 104, "t
 _Static_assert(__builtin_offsetof(struct hook_totals, context_overflow_packets) == 112, "context_overflow_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, lost_dns_messages) == 120, "lost_dns_messages");
 _Static_assert(__builtin_offsetof(struct hook_totals, lost_tls_hellos) == 128, "lost_tls_hellos");
-_Static_assert(__builtin_offsetof(struct hook_totals, reserved17) == 136, "reserved17");
+_Static_assert(__builtin_offsetof(struct hook_totals, evicted_packets) == 136, "evicted_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, evicted_bytes) == 144, "evicted_bytes");
+_Static_assert(__builtin_offsetof(struct hook_totals, reserved19) == 152, "reserved19");
 
 /* How many socket events one CPU has reported. */
 struct socket_totals {

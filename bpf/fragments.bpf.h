@@ -29,7 +29,7 @@ struct fragment_ports {
 
 /* We write, and the least recently used entry makes room. */
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment_ports, fragments, FRAGMENTS_MAX,
-		 PINS "/fragments");
+		 PRIVATE("fragments"));
 
 static __always_inline void remember_ports(struct fragment_key *fragment,
 					   const struct flow_key *key)

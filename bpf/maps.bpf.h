@@ -15,7 +15,7 @@ enum tc_tail { TAIL_TC, TAIL_TC_NAMES };
 #define TUNNELS_BOTH  2
 
 /* Key: CPU, whose programs do not interrupt each other.  A frame that goes on in another one. */
-BPF_TABLE_PINNED("array", u32, struct frame, frames, CPUS, PINS "/frames");
+BPF_TABLE_PINNED("array", u32, struct frame, frames, CPUS, PRIVATE("frames"));
 /* Key: CPU * SLOTS_PER_CPU + slot.  We write; the agent maps it to read; nothing is deleted. */
 SHARED_ARRAY(flow_slots, struct flow_slot, CPUS *SLOTS_PER_CPU);
 /* Key: as above.  Apart from the slot because it is written once an interval, not per packet. */
@@ -33,8 +33,8 @@ SHARED_ARRAY(agent_clock, struct agent_clock, 1);
  * The programs that hooks go on in.  The loader writes.  Each compilation has its own, and each type
  * of program, as the kernel wants it.
  */
-BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 2, PINS "/xdp_tails" VARIANT);
-BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 3, PINS "/tc_tails" VARIANT);
+BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 2, PRIVATE("xdp_tails") VARIANT);
+BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 3, PRIVATE("tc_tails") VARIANT);
 
 EVENTS(evictions);
 EVENTS(packets);

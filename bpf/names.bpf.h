@@ -14,7 +14,7 @@
 
 #if NAMES
 /* Key: CPU.  The packet that goes on.  Programs of one CPU do not interrupt each other. */
-BPF_TABLE_PINNED("array", u32, struct packet, named_packets, CPUS, PINS "/named_packets");
+BPF_TABLE_PINNED("array", u32, struct packet, named_packets, CPUS, PRIVATE("named_packets"));
 
 static __always_inline bool carries_names(void *ctx, const bool is_xdp, const struct packet *packet)
 {

@@ -13,7 +13,7 @@
 #if PERF_BUFFER
 #define PAYLOAD_EVENTS(name, event)                                                                \
 	EVENTS(name);                                                                              \
-	BPF_TABLE_PINNED("array", u32, struct event, name##_drafts, CPUS, PINS "/" #name "_drafts")
+	BPF_TABLE_PINNED("array", u32, struct event, name##_drafts, CPUS, PRIVATE(#name "_drafts"))
 #else
 #define PAYLOAD_EVENTS(name, event) EVENTS(name)
 #endif

@@ -5,6 +5,12 @@
  */
 #pragma once
 
+/*
+ * Where maps are pinned whose entries only programs understand.  Those of other source, which may
+ * mean something else by them, have maps of their own: CODE names the source.
+ */
+#define PRIVATE(name) PINS "/" name "~" CODE
+
 /* The agent maps these into its memory. */
 #define SHARED_ARRAY(name, entry, count)                                                           \
 	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, count, BPF_F_MMAPABLE)

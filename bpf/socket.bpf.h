@@ -40,7 +40,10 @@ struct socket_state {
 	u32 notes;
 };
 
-/* Who writes: the programs that run for this socket.  The kernel deletes it with the socket. */
+/*
+ * Who writes: the programs that run for this socket.  The kernel deletes it with the socket.  Pinned,
+ * so that what is known of sockets stays with them when the next agent replaces the programs.
+ */
 struct socket_states_table_t {
 	int key;
 	struct socket_state leaf;
@@ -48,7 +51,8 @@ struct socket_states_table_t {
 	int (*sk_storage_delete)(void *);
 	u32 flags;
 };
-__attribute__((section("maps/sk_storage"))) struct socket_states_table_t socket_states = {
+__attribute__((section("maps/sk_storage:" PRIVATE(
+	"socket_states")))) struct socket_states_table_t socket_states = {
 	.flags = BPF_F_NO_PREALLOC | BPF_F_CLONE,
 };
 BPF_ANNOTATE_KV_PAIR(socket_states, int, struct socket_state);

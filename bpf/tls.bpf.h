@@ -44,9 +44,9 @@ PAYLOAD_EVENTS(tls, tls_event);
 _Static_assert(TLS_HELLO_BYTES <= TLS_MISSING_MASK, "a note has room for all that is missing");
 
 /* Key: a part of the connection's hash.  We write and read, on any CPU, a word at a time. */
-BPF_TABLE_PINNED("array", u32, u64, tls_notes, TLS_NOTES, PINS "/tls_notes");
+BPF_TABLE_PINNED("array", u32, u64, tls_notes, TLS_NOTES, PRIVATE("tls_notes"));
 /* One entry: the jiffies of the latest note. */
-BPF_TABLE_PINNED("array", u32, u64, tls_noted, 1, PINS "/tls_noted");
+BPF_TABLE_PINNED("array", u32, u64, tls_noted, 1, PRIVATE("tls_noted"));
 
 static __always_inline u32 note_index(u64 hash)
 {

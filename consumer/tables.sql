@@ -243,10 +243,10 @@ COMMENT 'The books of one interface and direction over one interval: everything 
 
 CREATE TABLE IF NOT EXISTS hookline.deliveries
 (
-    `time` DateTime64(9, 'UTC') COMMENT 'wall time at which the run began, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the counts, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
     `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
-    `end` DateTime64(9, 'UTC') COMMENT 'wall time of the counts, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
     `of_run` LowCardinality(String) COMMENT 'the run that is told of; another than `run` where that has ended' CODEC(ZSTD(1)),
+    `began` DateTime64(9, 'UTC') COMMENT 'wall time at which that run began, nanoseconds since the epoch; 0 where unknown' CODEC(Delta(8), ZSTD(1)),
     `of_kind` LowCardinality(String) COMMENT 'the kind of the batches' CODEC(ZSTD(1)),
     `made` UInt64 COMMENT 'batches made; they are numbered from 0 without a hole' CODEC(T64, ZSTD(1)),
     `made_rows` UInt64 COMMENT 'rows in them; 0 where the machine restarted in between' CODEC(T64, ZSTD(1)),
@@ -255,24 +255,24 @@ CREATE TABLE IF NOT EXISTS hookline.deliveries
     `lost` UInt64 COMMENT 'batches given up because the spool was full' CODEC(T64, ZSTD(1)),
     `lost_rows` UInt64 COMMENT 'rows in those' CODEC(T64, ZSTD(1)),
     `retried` UInt64 COMMENT 'batches sent again' CODEC(T64, ZSTD(1)),
-    `is_last` UInt8 COMMENT '1 where the run has ended and nothing of it waits any more' CODEC(ZSTD(1)),
+    `is_last` UInt8 COMMENT '1 where the run has ended, so that no more batches will be made' CODEC(ZSTD(1)),
     `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
     `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
-ORDER BY (end, node, of_run, of_kind)
+ORDER BY (time, node, of_run, of_kind)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
-COMMENT 'What became of the batches of one run and kind, from the run\'s begin to the row\'s end.';
+COMMENT 'What became of the batches of one run and kind, from the run\'s begin to the row\'s time.';
 
 CREATE TABLE IF NOT EXISTS hookline.interfaces
 (
     `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
     `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
     `interface` LowCardinality(String) COMMENT 'name of the network interface; `netns/name` in another network namespace' CODEC(ZSTD(1)),
-    `event` Enum8('attached' = 1, 'changed' = 2, 'detached' = 3, 'gone' = 4) COMMENT '`attached`: counted from here on; `changed`: one of these columns has; `detached`: the agent let go of it; `gone`: it has vanished' CODEC(ZSTD(1)),
+    `event` Enum8('attached' = 1, 'changed' = 2, 'detached' = 3, 'gone' = 4, 'adopted' = 5) COMMENT '`attached`: counted from here on; `changed`: one of these columns has; `detached`: the agent let go of it; `gone`: it has vanished; `adopted`: an agent goes on where another had ended, and all in between is counted' CODEC(ZSTD(1)),
     `netns` LowCardinality(String) COMMENT 'network namespace as it was given with --netns, empty for our own' CODEC(ZSTD(1)),
     `ifindex` UInt32 COMMENT 'its index, which is unique within its network namespace' CODEC(ZSTD(1)),
     `mac` LowCardinality(String) COMMENT 'link-layer address, empty where it has none' CODEC(ZSTD(1)),

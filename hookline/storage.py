@@ -39,6 +39,10 @@ class Place:
         return self.data / "clickhouse"
 
     @property
+    def spool(self) -> Path:
+        return self.data / "spool"
+
+    @property
     def running(self) -> Path:
         return self.data / RUNNING_FILE
 

@@ -17,9 +17,7 @@ import zlib
 from pathlib import Path
 
 from agent.config import HOOKS, TUNNELS
-from agent.detach import detach
 from agent.interfaces import Choice, InterfaceError
-from agent.plan import pins_of
 from agent.watch import Watch
 from hookline.arguments import port_number, seconds_in
 from hookline.child import Child, ChildError
@@ -183,12 +181,24 @@ class _Up:
             "kafka": self._storage.kafka.bootstrap,
         }
 
+    def _agent_options(self) -> list[str]:
+        """Those that say which agent it is, and where its rows go."""
+        arguments = [
+            f"--kafka={self._storage.kafka.bootstrap}",
+            f"--name={self._agent_name}",
+            f"--spool={self._place.spool}",
+        ]
+        if self._arguments.node is not None:
+            arguments.append(f"--node={self._arguments.node}")
+        return arguments
+
     def _agent_arguments(self) -> list[str]:
-        arguments = [f"--kafka={self._storage.kafka.bootstrap}", f"--name={self._agent_name}"]
+        # Nothing of us outlives us.
+        arguments = [*self._agent_options(), "--on-stop=detach"]
         for option in ("interface", "exclude_interface", "netns"):
             flag = option.replace("_", "-")
             arguments += [f"--{flag}={value}" for value in getattr(self._arguments, option)]
-        for option in ("hook", "sample", "tunnels", "dns", "tls", "node"):
+        for option in ("hook", "sample", "tunnels", "dns", "tls"):
             if (value := getattr(self._arguments, option)) is not None:
                 arguments.append(f"--{option}={value}")
         return arguments
@@ -226,16 +236,18 @@ class _Up:
         """Stop in the direction of the data, so that each part gets what came before."""
         codes = [await self._agent.stop(_STOP_SECONDS)]
         if codes[0] < 0:
-            self._detach_for_agent()
+            await self._detach_for_agent()
         elif codes[0] > 0:
             self._live.tell(f"agent: {await self._agent.ended()}")
         codes.append(await self._storage.stop(_STORE_SECONDS))
         self._place.running.unlink(missing_ok=True)
         return int(any(codes))
 
-    def _detach_for_agent(self) -> None:
-        """Remove the programs of an agent that was killed, which stay attached else."""
-        self._live.tell("agent: killed; what it had counted and not yet published is lost")
-        pins = pins_of(self._agent_name)
-        detach(pins)
-        pins.remove()
+    async def _detach_for_agent(self) -> None:
+        """Tell what an agent that was killed had counted, and remove its programs."""
+        arguments = [*self._agent_options(), "--detach"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "agent", *arguments, stdout=asyncio.subprocess.DEVNULL
+        )
+        if await process.wait():
+            self._live.tell("agent: killed; its programs are still attached")

@@ -28,6 +28,7 @@ from schemas.socket import (
     SOCKET_EVENT,
     SOCKET_TOTALS,
 )
+from schemas.succession import FLOW_REPORTED, HOOK_PAIR
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
 RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE)
@@ -48,6 +49,8 @@ LAYOUTS = (
     CAPTURED_FRAME,
     CAPTURE_BOOKS,
 )
+# Kept in maps that the programs do not know of.
+SUCCESSION = (FLOW_REPORTED, HOOK_PAIR)
 BITS = (LANE, CONTEXT_LANE)
 ENUMS = {
     "shape": SHAPES,

@@ -16,11 +16,16 @@ def _count(name: str, doc: str) -> Field:
 DELIVERY = Record(
     kind="delivery",
     table="deliveries",
-    doc="What became of the batches of one run and kind, from the run's begin to the row's end.",
+    doc="What became of the batches of one run and kind, from the run's begin to the row's time.",
     fields=(
-        f.TIME.of(f.TIME.kind, "wall time at which the run began, nanoseconds since the epoch"),
-        f.END.of(f.END.kind, "wall time of the counts, nanoseconds since the epoch"),
+        f.TIME.of(f.TIME.kind, "wall time of the counts, nanoseconds since the epoch"),
         Field("of_run", NAME, "the run that is told of; another than `run` where that has ended"),
+        Field(
+            "began",
+            f.TIME.kind,
+            "wall time at which that run began, nanoseconds since the epoch; 0 where unknown",
+            f.TIME_CODEC,
+        ),
         Field("of_kind", NAME, "the kind of the batches"),
         _count("made", "batches made; they are numbered from 0 without a hole"),
         _count("made_rows", "rows in them; 0 where the machine restarted in between"),
@@ -29,7 +34,7 @@ DELIVERY = Record(
         _count("lost", "batches given up because the spool was full"),
         _count("lost_rows", "rows in those"),
         _count("retried", "batches sent again"),
-        Field("is_last", U8, "1 where the run has ended and nothing of it waits any more"),
+        Field("is_last", U8, "1 where the run has ended, so that no more batches will be made"),
     ),
-    order_by="end, node, of_run, of_kind",
+    order_by="time, node, of_run, of_kind",
 )

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from schemas.c_header import c_header
-from schemas.catalogue import BITS, CONSTANTS, ENUMS, LAYOUTS, RECORDS
+from schemas.catalogue import BITS, CONSTANTS, ENUMS, LAYOUTS, RECORDS, SUCCESSION
 from schemas.clickhouse import schema_sql
 from schemas.filter.reference import filter_page
 from schemas.filter.terms import TERMS
@@ -23,7 +23,7 @@ def derived_files() -> dict[str, str]:
     return {
         "bpf/events.h": c_header(LAYOUTS, ENUMS, BITS, CONSTANTS),
         "consumer/tables.sql": schema_sql(RECORDS),
-        "docs/reference/events.md": reference_page(RECORDS, LAYOUTS, BITS),
+        "docs/reference/events.md": reference_page(RECORDS, (*LAYOUTS, *SUCCESSION), BITS),
         "docs/reference/filters.md": filter_page(TERMS),
     }
 

@@ -9,7 +9,7 @@ from schemas import fields as f
 from schemas.layout import NAME, U8, U32, Field, Record, enum8
 from schemas.ledger import HOOKS
 
-EVENTS = {"attached": 1, "changed": 2, "detached": 3, "gone": 4}
+EVENTS = {"attached": 1, "changed": 2, "detached": 3, "gone": 4, "adopted": 5}
 
 _HOOK = enum8(none=0, **HOOKS)
 
@@ -26,7 +26,8 @@ INTERFACE = Record(
             "event",
             enum8(**EVENTS),
             "`attached`: counted from here on; `changed`: one of these columns has; `detached`:"
-            " the agent let go of it; `gone`: it has vanished",
+            " the agent let go of it; `gone`: it has vanished; `adopted`: an agent goes on where"
+            " another had ended, and all in between is counted",
         ),
         Field("netns", NAME, "network namespace as it was given with --netns, empty for our own"),
         Field("ifindex", U32, "its index, which is unique within its network namespace"),

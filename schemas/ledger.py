@@ -68,7 +68,9 @@ HOOK_TOTALS = Layout(
         CONTEXT_OVERFLOW_PACKETS,
         LOST_DNS_MESSAGES,
         LOST_TLS_HELLOS,
-        pad(56),
+        Field("evicted_packets", U64, "packets of the flows that went into the eviction buffer"),
+        Field("evicted_bytes", U64, "bytes of those"),
+        pad(40),
     ),
 )
 

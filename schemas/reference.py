@@ -23,7 +23,7 @@ def reference_page(
     parts += [_record(record) for record in records]
     parts.append(
         "## Shared memory\n\n"
-        "What the kernel programs and the agent share.\n"
+        "What the kernel programs and the agent share, and what an agent leaves to the next.\n"
         "These structs are private to one version of Hookline and never leave the node.\n"
     )
     parts += [_layout(layout) for layout in layouts]

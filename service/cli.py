@@ -45,7 +45,18 @@ def configured(
     Raises:
         Done: it is wrong, which has been said, or was only to be checked.
     """
-    arguments = _parser(cls, name, description, examples).parse_args(argv)
+    parser = service_parser(cls, name=name, description=description, examples=examples)
+    return configured_by(parser.parse_args(argv), cls, name=name, environ=environ)
+
+
+def configured_by(
+    arguments: argparse.Namespace, cls: type[Config], *, name: str, environ: Mapping[str, str]
+) -> Config:
+    """The configuration of the service *name*, by what `service_parser` has parsed.
+
+    Raises:
+        Done: it is wrong, which has been said, or was only to be checked.
+    """
     flags = vars(arguments)
     path = flags.get("config") or environ.get("HOOKLINE_CONFIG")
     try:
@@ -66,7 +77,10 @@ def fail(name: str, reason: str, *, code: int) -> int:
     return code
 
 
-def _parser(cls: type[Any], name: str, description: str, examples: str) -> argparse.ArgumentParser:
+def service_parser(
+    cls: type[Any], *, name: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    """What a service understands, to which it may add words of its own."""
     parser = argparse.ArgumentParser(
         prog=f"hookline {name}",
         description=description,

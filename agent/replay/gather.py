@@ -27,6 +27,10 @@ class Gatherer:
     _rows: dict[str, int] = field(default_factory=dict)
     _first_ns: dict[str, int] = field(default_factory=dict)
 
+    def next_seq(self, kind: str) -> int:
+        """What waits is not numbered yet, so this is the number that it will have at least."""
+        return self.batcher.next_seq(kind)
+
     def batches(
         self, kind: str, columns: Mapping[str, Column], anchor: Mapping[str, int]
     ) -> Iterator[Batch]:

@@ -14,19 +14,22 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from agent import libbpf
+from agent.backlog import Backlog
 from agent.batch import Batcher
+from agent.buffers import open_buffer
 from agent.clock import boot_id
 from agent.config import Config
 from agent.interfaces import LinkCounters
 from agent.ledger import Ledger
 from agent.maps import SharedMaps
 from agent.observer import Observer
-from agent.pipeline import plan_of
-from agent.plan import REPLAY_TICK_NS, Plan, pins_of
+from agent.plan import REPLAY_TICK_NS, Plan, remove_all, root_of
+from agent.planning import plan_of
 from agent.programs import load
 from agent.publisher import Publisher
 from agent.replay.clock import CaptureClock
@@ -67,24 +70,21 @@ async def replay(loaded: Loaded, config: Config, *, interval_ns: int) -> Books:
         LoadError: the kernel programs cannot be loaded.
     """
     plan = plan_for(config, loaded, interval_ns)
-    publisher = Publisher(
-        config.broker(f"hookline-replay-{config.node}"),
-        node=config.node,
-        backlog_bytes=config.backlog_bytes,
-    )
-    report = await load(plan)
+    backlog = Backlog()
+    publisher = Publisher(config.broker(f"hookline-replay-{config.node}"), [backlog])
+    await load(plan)
     try:
-        player = Player(plan, loaded, report.buffer, node=config.node, interval_ns=interval_ns)
+        player = Player(plan, loaded, node=config.node, interval_ns=interval_ns)
         # What is held open stays; however this process ends, nothing is left behind.
         held = [libbpf.open_pinned(path) for path in plan.pins.map("").iterdir()]
     finally:
-        plan.pins.remove()
+        remove_all(plan.pins.root)
     books = Books(rejected=loaded.rejected.copy())
     publisher.start()
     try:
         for batches in player.play():
-            await _publish(publisher, batches, books)
-        while publisher.waiting_rows:
+            await _publish(publisher, backlog, batches, books)
+        while len(backlog):
             await asyncio.sleep(_PAUSE_SECONDS)
             publisher.raise_if_failed()
     finally:
@@ -95,12 +95,15 @@ async def replay(loaded: Loaded, config: Config, *, interval_ns: int) -> Books:
     return books
 
 
-async def _publish(publisher: Publisher, batches: list[Batch], books: Books) -> None:
+async def _publish(
+    publisher: Publisher, backlog: Backlog, batches: list[Batch], books: Books
+) -> None:
     for batch in batches:
-        publisher.add(batch)
+        backlog.add(batch)
         books.add(batch)
+    publisher.more_waits()
     await asyncio.sleep(0)
-    while not publisher.has_room:
+    while not backlog.has_room:
         await asyncio.sleep(_PAUSE_SECONDS)
         publisher.raise_if_failed()
 
@@ -110,7 +113,7 @@ def plan_for(config: Config, loaded: Loaded, interval_ns: int) -> Plan:
     most_slots = plan.slots_per_cpu * plan.cpus
     return dataclasses.replace(
         plan,
-        pin_path=str(pins_of(f"replay-{os.getpid()}-{secrets.token_hex(3)}").root),
+        pin_path=str(root_of(f"replay-{os.getpid()}-{secrets.token_hex(3)}")),
         cgroup="",
         cpus=1,
         hook_points=1 << (loaded.points.capacity - 1).bit_length(),
@@ -131,12 +134,10 @@ def _slots_for(timeline: Timeline, interval_ns: int) -> int:
 class Player:
     """Feeds the time line, interval by interval."""
 
-    def __init__(
-        self, plan: Plan, loaded: Loaded, buffer: str, *, node: str, interval_ns: int
-    ) -> None:
+    def __init__(self, plan: Plan, loaded: Loaded, *, node: str, interval_ns: int) -> None:
         self._timeline = loaded.timeline
         self._points = loaded.points
-        maps = SharedMaps(plan)
+        maps = SharedMaps.of(plan)
         self._clock = CaptureClock(maps.clock, interval_ns=interval_ns)
         self._gatherer = Gatherer(Batcher(node, boot_id(), uuid.uuid4().hex))
         # Packets and bytes of the files so far, by hook point.
@@ -146,13 +147,13 @@ class Player:
             self._ledger.open(pair, "replay", "replay", 0)
         self._note_links()
         self._observer = Observer(
-            plan,
+            plan.pins,
             loaded.points,
-            buffer,
             batcher=self._gatherer,
             ledger=self._ledger,
             maps=maps,
             clock=self._clock,
+            open_buffer=partial(open_buffer, plan.pins, plan.sizes),
         )
         self._feeder = Feeder(libbpf.open_pinned(plan.pins.program("hook_ingress")))
         self._swept_ns = 0
@@ -167,11 +168,17 @@ class Player:
             end = at + int(np.searchsorted(times[at:], self._clock.end_ns))
             for start in range(at, end, MOST_PACKETS):
                 self._feed(slice(start, min(start + MOST_PACKETS, end)))
-                yield list(self._observer.drain())
+                yield self._released(self._observer.drain())
             self._note_links()
-            yield list(self._observer.close_interval(is_last=end == count))
+            yield self._released(self._observer.close_interval(is_last=end == count))
             at = end
         yield list(self._gatherer.rest(self._clock.anchor().as_map()))
+
+    def _released(self, batches: Iterator[Batch]) -> list[Batch]:
+        """*batches*; if this ends before they are published, all of it begins anew."""
+        made = list(batches)
+        self._observer.release(self._observer.positions())
+        return made
 
     def _begin_interval(self, first_ns: int) -> None:
         if first_ns - self._swept_ns >= _MOST_SILENT_TICKS * REPLAY_TICK_NS // 2:

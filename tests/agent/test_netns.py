@@ -100,7 +100,7 @@ def test_a_namespace_that_vanishes_is_let_go_and_one_that_returns_is_observed_ag
     assert not observed.pins.exists()
 
 
-def test_what_a_killed_agent_had_in_all_namespaces_is_detached_by_the_next(lab):
+def test_what_a_killed_agent_had_in_a_namespace_that_is_not_asked_for_is_detached_by_the_next(lab):
     with link() as wire:
         netns = wire.far.namespace.name
         flags = ("--interface", wire.near.name, "--stop-timeout", "0.1")

@@ -76,6 +76,13 @@ def ring(memory, tmp_path):
     return RingBuffer(tmp_path / "ring", SIZE, ROW)
 
 
+def taken(ring: RingBuffer, limit: int = 1 << 20) -> np.ndarray:
+    """What can be drained, released at once."""
+    rows = ring.drain(limit)
+    ring.release(ring.drained())
+    return rows
+
+
 def test_records_come_out_in_order_and_once(memory, ring):
     memory.put(1, 2, 3)
 
@@ -83,11 +90,19 @@ def test_records_come_out_in_order_and_once(memory, ring):
     assert len(ring.drain()) == 0
 
 
-def test_their_space_is_given_back(memory, ring):
+def test_their_space_is_given_back_once_it_is_released(memory, ring):
     memory.put(1, 2)
+    ring.drain(limit=1)
+    position = ring.drained()
     ring.drain()
+    assert memory.consumed == 0
 
+    ring.release(position)
+    assert memory.consumed == STRIDE
+    assert ring.held_share == STRIDE / SIZE
+    ring.release(ring.drained())
     assert memory.consumed == 2 * STRIDE
+    assert ring.held_share == 0.0
 
 
 def test_stops_before_a_record_that_is_not_finished(memory, ring):
@@ -114,7 +129,7 @@ def test_discarded_records_are_passed_over(memory, ring):
     memory.discard(memory.reserve())
     memory.put(3)
 
-    assert ring.drain()["number"].tolist() == [1, 3]
+    assert taken(ring)["number"].tolist() == [1, 3]
     assert memory.consumed == 3 * STRIDE
 
 
@@ -122,7 +137,7 @@ def test_a_discarded_record_before_a_busy_one_is_passed_over_too(memory, ring):
     memory.discard(memory.reserve())
     memory.reserve()
 
-    assert len(ring.drain()) == 0
+    assert len(taken(ring)) == 0
     assert memory.consumed == STRIDE
 
 
@@ -132,7 +147,7 @@ def test_records_that_wrap_are_whole(memory, ring):
     found = []
     for _ in range(5):
         memory.put(*(next(numbers) for _ in range(room)))
-        rows = ring.drain()
+        rows = taken(ring)
         assert (rows["twice"] == 2 * rows["number"]).all()
         found += rows["number"].tolist()
 
@@ -149,7 +164,7 @@ def test_a_limit_leaves_the_rest_for_later(memory, ring):
 
 def test_rows_outlive_the_space_they_came_from(memory, ring):
     memory.put(1)
-    rows = ring.drain()
+    rows = taken(ring)
     memory.put(*range(2, 2 + SIZE // STRIDE))
 
     assert rows["number"].tolist() == [1]
@@ -167,11 +182,25 @@ def test_tells_when_everything_up_to_a_position_was_drained(memory, ring):
     assert ring.has_passed(position)
 
 
-def test_a_second_reader_goes_on_where_the_first_ended(memory, ring, tmp_path):
+def test_a_second_reader_goes_on_where_the_first_released(memory, ring, tmp_path):
     memory.put(1, 2)
-    ring.drain(limit=1)
+    taken(ring, limit=1)
+    ring.drain()
 
     assert RingBuffer(tmp_path / "ring", SIZE, ROW).drain()["number"].tolist() == [2]
+
+
+def test_a_second_reader_passes_over_what_is_told_although_it_was_not_released(
+    memory, ring, tmp_path
+):
+    memory.put(1, 2)
+    ring.drain(limit=1)
+    told = ring.drained()
+
+    second = RingBuffer(tmp_path / "ring", SIZE, ROW)
+    second.release(told)
+    assert second.drain()["number"].tolist() == [2]
+    assert memory.consumed == STRIDE
 
 
 def test_a_record_of_another_size_is_refused_by_its_size(memory, ring):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agent.buffers import take
 from agent.clock import KernelClock
 from agent.columns import flow_columns, packet_columns
 from agent.flowcache import FlowCache
@@ -125,7 +126,7 @@ class KernelBooks:
     def take(self, point: int) -> Books:
         """What was counted since the last time, which was all at hook point *point*."""
         books = Books()
-        counted = [self._cache.snapshot(), self._cache.settle(self._programs.evictions.drain())]
+        counted = [self._cache.snapshot(), self._cache.settle(take(self._programs.evictions))]
         for part in counted:
             columns = flow_columns(part, _POINTS, self._contexts, self._clock.anchor())
             for row, measures in rows_from(columns):
@@ -137,7 +138,7 @@ class KernelBooks:
 
     def packets(self) -> Mapping[str, np.ndarray]:
         """The columns of the sampled packets."""
-        events = self._programs.packets.drain()
+        events = take(self._programs.packets)
         return packet_columns(self._contexts, events, _POINTS, self._clock.anchor())
 
 

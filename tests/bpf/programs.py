@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent import libbpf
+from agent.buffers import EventBuffer, open_buffer
 from agent.maps import SharedMaps
-from agent.perf import PerfBuffer
-from agent.plan import INTERFACE_SLOTS, Plan, pins_of
+from agent.plan import INTERFACE_SLOTS, Plan, remove_all, root_of
 from agent.programs import load
-from agent.ring import RingBuffer
 from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
 from schemas.flow import FLOW_EVICTION
@@ -37,8 +36,8 @@ class Programs:
 
     plan: Plan
     maps: SharedMaps
-    evictions: RingBuffer | PerfBuffer
-    packets: RingBuffer | PerfBuffer
+    evictions: EventBuffer
+    packets: EventBuffer
     fds: dict[str, int] = field(default_factory=dict)
 
     def run(self, frame: bytes, *, hook: str = "hook_ingress", repeat: int = 1) -> int:
@@ -84,9 +83,9 @@ def loaded(
     hook_points: int = 4,
 ) -> Iterator[Programs]:
     """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
-    pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
+    root = root_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
     plan = Plan(
-        pin_path=str(pins.root),
+        pin_path=str(root),
         buffer=buffer,
         cpus=_POSSIBLE_CPUS,
         slots_per_cpu=slots_per_cpu,
@@ -103,12 +102,11 @@ def loaded(
     asyncio.run(load(plan))
     try:
         os.sched_setaffinity(0, {min(cpus)})
-        kind = RingBuffer if buffer == "ring" else PerfBuffer
         programs = Programs(
             plan,
-            SharedMaps(plan),
-            kind(pins.map("evictions"), ring_bytes, dtype_from_layout(FLOW_EVICTION)),
-            kind(pins.map("packets"), ring_bytes, dtype_from_layout(PACKET_EVENT)),
+            SharedMaps.of(plan),
+            open_buffer(plan.pins, plan.sizes, "evictions", FLOW_EVICTION),
+            open_buffer(plan.pins, plan.sizes, "packets", PACKET_EVENT),
         )
         programs.know_loopback(link_bytes=14)
         yield programs
@@ -116,4 +114,4 @@ def loaded(
             os.close(fd)
     finally:
         os.sched_setaffinity(0, cpus)
-        pins.remove()
+        remove_all(root)

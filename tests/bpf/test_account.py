@@ -10,6 +10,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from agent import libbpf
+from agent.buffers import take
 from agent.clock import KernelClock
 from agent.flowcache import Counted, FlowCache
 from agent.surroundings import copies
@@ -86,8 +87,8 @@ def test_evicted_flows_are_settled_to_the_packet(lab):
             if number % 50 == 0:
                 parts.append(cache.snapshot())
             if number % 30 == 0:
-                parts.append(cache.settle(programs.evictions.drain()))
-        parts += [cache.snapshot(), cache.settle(programs.evictions.drain())]
+                parts.append(cache.settle(take(programs.evictions)))
+        parts += [cache.snapshot(), cache.settle(take(programs.evictions))]
         lost, _ = cache.take_lost(4)
 
         assert sums(*parts)[0] == programs.total("seen_packets") == 1 * 667 + 2 * 667 + 3 * 666
@@ -104,9 +105,9 @@ def test_flows_that_find_the_event_buffer_full_are_kept_as_totals(lab, buffer):
         for number in range(2000):
             programs.run(udp(number % 97))
             if number % 500 == 250:
-                parts += [cache.snapshot(), cache.settle(programs.evictions.drain())]
+                parts += [cache.snapshot(), cache.settle(take(programs.evictions))]
                 lost += int(cache.take_lost(4)[0].sum())
-        parts += [cache.snapshot(), cache.settle(programs.evictions.drain())]
+        parts += [cache.snapshot(), cache.settle(take(programs.evictions))]
         lost += int(cache.take_lost(4)[0].sum())
 
         overflowed = programs.total("overflow_packets")
@@ -168,7 +169,7 @@ def test_samples_are_one_in_so_many_and_first_packets_all(lab):
     with loaded(sample_one_in=100, sample_first=True, ring_bytes=1 << 22) as programs:
         for flow in range(50):
             programs.run(udp(flow), repeat=2000)
-        events = programs.packets.drain()
+        events = take(programs.packets)
         firsts, sampled = (int((events["reason"] == reason).sum()) for reason in (2, 1))
 
         assert firsts == 50
@@ -235,7 +236,7 @@ def test_copies_of_packets_in_tunnels_are_in_no_total_of_what_overflowed(lab):
 
 
 def outer_packets(programs: Programs, cache: FlowCache) -> int:
-    parts = [cache.snapshot(), cache.settle(programs.evictions.drain())]
+    parts = [cache.snapshot(), cache.settle(take(programs.evictions))]
     return sum(
         int(part.packets[~copies(part.slots["lane"], programs.maps.contexts)].sum())
         for part in parts
@@ -254,4 +255,4 @@ def test_tunnels_that_find_no_room_are_counted_as_what_they_are_outside(programs
 
     overflowed = programs.total("context_overflow_packets")
     assert 1000 <= overflowed == int(snapshot.packets[is_outer].sum())
-    assert sums(snapshot, cache.settle(programs.evictions.drain()))[0] == count
+    assert sums(snapshot, cache.settle(take(programs.evictions)))[0] == count

@@ -12,15 +12,14 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from agent.buffers import open_buffer, take
 from agent.clock import Anchor
 from agent.interfaces import Interface
 from agent.names import DnsReader, TlsReader
-from agent.perf import PerfBuffer
 from agent.points import number_points
 from agent.ring import RingBuffer
 from schemas.dns import DNS_EVENT
 from schemas.dtype import dtype_from_layout
-from schemas.layout import Layout
 from schemas.tls import TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 from tests.agent.dns_messages import message, question, wire_name
 from tests.agent.tls_hellos import HYBRID_KEY_BYTES, alpn, hello, key_share, real, server_name
@@ -41,22 +40,19 @@ HOOKS = ("hook_xdp", "hook_ingress", "hook_egress")
 class Names:
     """Programs that copy names out, and readers of what they copy."""
 
-    def __init__(self, programs: Programs, buffer: str) -> None:
+    def __init__(self, programs: Programs) -> None:
         self.programs = programs
         self.rejected: list[int] = []
+        plan = programs.plan
         self.buffers = {
-            "dns": self._buffer("dns", DNS_EVENT, buffer),
-            "tls": self._buffer("tls", TLS_EVENT, buffer),
+            "dns": open_buffer(plan.pins, plan.sizes, "dns", DNS_EVENT),
+            "tls": open_buffer(plan.pins, plan.sizes, "tls", TLS_EVENT),
         }
         self.start_anew()
 
-    def _buffer(self, name: str, layout: Layout, buffer: str) -> RingBuffer | PerfBuffer:
-        kind = RingBuffer if buffer == "ring" else PerfBuffer
-        return kind(self.programs.plan.pins.map(name), RING_BYTES, dtype_from_layout(layout))
-
     def start_anew(self) -> None:
         for buffer in self.buffers.values():
-            buffer.drain()
+            take(buffer)
         self.rejected.clear()
         self.dns_reader = DnsReader(self.rejected.extend)
         self.tls_reader = TlsReader(self.rejected.extend)
@@ -65,11 +61,11 @@ class Names:
         self.programs.run(bytes(frame), hook=hook)
 
     def dns(self) -> dict[str, list]:
-        return _plain(self.dns_reader.columns(self.buffers["dns"].drain(), POINTS, NOW))
+        return _plain(self.dns_reader.columns(take(self.buffers["dns"]), POINTS, NOW))
 
     def tls(self, *, is_last: bool = True) -> dict[str, list]:
         self.tls_reader.is_last = is_last
-        return _plain(self.tls_reader.columns(self.buffers["tls"].drain(), POINTS, NOW))
+        return _plain(self.tls_reader.columns(take(self.buffers["tls"]), POINTS, NOW))
 
 
 def _plain(columns) -> dict[str, list]:
@@ -86,7 +82,7 @@ def both(request) -> Iterator[Names]:
     with loaded(
         dns_ports=(53, 5353), tls=True, buffer=request.param, ring_bytes=RING_BYTES
     ) as programs:
-        yield Names(programs, request.param)
+        yield Names(programs)
 
 
 @pytest.fixture
@@ -315,7 +311,7 @@ def test_the_part_of_a_hello_may_come_with_a_later_reading(names):
 
 def _without_waiting(names: Names) -> dict[str, list]:
     just_now = Anchor(jiffies=0, monotonic_ns=0, wall_ns=1 << 62, tick_ns=1)
-    return _plain(names.tls_reader.columns(names.buffers["tls"].drain(), POINTS, just_now))
+    return _plain(names.tls_reader.columns(take(names.buffers["tls"]), POINTS, just_now))
 
 
 def test_a_hello_of_which_a_part_never_comes_is_given_out_as_it_is(names):

@@ -3,20 +3,23 @@
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.plan import BPFFS, pins_of
+from agent.plan import BPFFS, remove_all, root_of
 from agent.programs import LOCKS
 from tests.lab.links import PREFIX, is_ours_no_more
 from tests.lab.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
+SPOOLS = Path(tempfile.gettempdir()) / "hookline-test-spools"
 NOWHERE = "127.0.0.1:9"  # the discard port, where no broker listens
 _STOP_S = 30.0
 
@@ -24,15 +27,20 @@ _STOP_S = 30.0
 class Agent:
     """One agent process; its own name keeps it apart from any other on this machine."""
 
-    def __init__(self, *flags: str, kafka: str = NOWHERE, name: str = "") -> None:
+    def __init__(
+        self, *flags: str, kafka: str = NOWHERE, name: str = "", root: Path = ROOT
+    ) -> None:
         self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.lines: list[str] = []
         # Without sockets unless a test asks: they would be those of everybody on this machine.
-        defaults = ["--kafka", kafka, "--sockets", "no"]
+        # What a test leaves attached would be nobody's.
+        defaults = ["--kafka", kafka, "--sockets", "no", "--on-stop", "detach"]
+        defaults += ["--spool", str(SPOOLS)]
         arguments = ["--name", self.name, "--node", self.name, *defaults, *flags]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "agent", *arguments],
-            cwd=ROOT,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -45,7 +53,7 @@ class Agent:
 
     @property
     def pins(self) -> Path:
-        return pins_of(self.name).root
+        return root_of(self.name)
 
     @property
     def said(self) -> str:
@@ -68,8 +76,12 @@ class Agent:
             self._reader.join()
             self._process.stderr.close()
 
-    def stop(self) -> int:
-        self._process.send_signal(signal.SIGTERM)
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self._process.send_signal(number)
         return self.wait()
 
     def kill(self) -> None:
@@ -102,15 +114,18 @@ def agent(*flags: str, kafka: str = NOWHERE, name: str = "") -> Iterator[Agent]:
 
 def remove_pins(killed: Agent) -> None:
     """Let go of everything that a killed agent had pinned; links detach by that."""
-    pins_of(killed.name).remove()
+    remove_all(root_of(killed.name))
 
 
 def remove_leftovers() -> None:
     """Remove what the agents of earlier runs left, whose process is no more."""
+    for path in SPOOLS.glob(f"{PREFIX}*"):
+        if is_ours_no_more(path.name):
+            shutil.rmtree(path)
     for path in [*(BPFFS / "hookline").glob(f"{PREFIX}*"), *LOCKS.glob(f"{PREFIX}*")]:
         if not is_ours_no_more(path.name):
             continue
         if path.is_dir():
-            pins_of(path.name).remove()
+            remove_all(path)
         else:
             path.unlink()

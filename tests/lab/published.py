@@ -3,7 +3,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
@@ -14,7 +14,7 @@ from schemas.catalogue import RECORDS
 from schemas.fields import DIRECTIONS
 from schemas.wire import Batch, Names, Text, decode
 from tests.lab.capture import FiveTuple
-from tests.schemas.batches import plain_texts
+from tests.schemas.batches import plain_texts, same_columns
 
 _DEADLINE_S = 30.0
 _NAME_OF_DIRECTION = {number: name for name, number in DIRECTIONS.items()}
@@ -111,8 +111,17 @@ async def _read(bootstrap: str, node: str) -> Published:
         )
     published = Published()
     for record, its_payloads in zip(RECORDS, payloads, strict=True):
-        published.batches[record.kind] = [decode(payload) for payload in its_payloads]
+        published.batches[record.kind] = _once(decode(payload) for payload in its_payloads)
     return published
+
+
+def _once(batches: Iterable[Batch]) -> list[Batch]:
+    """Each batch once, as a consumer stores it: an agent that is killed may leave some twice."""
+    found: dict[tuple[str, int], Batch] = {}
+    for batch in batches:
+        first = found.setdefault((batch.run, batch.seq), batch)
+        assert same_columns(first, batch), f"{batch.kind} {batch.run} {batch.seq} has two contents"
+    return list(found.values())
 
 
 async def _payloads(bootstrap: str, topic: str, key: bytes) -> list[bytes]:

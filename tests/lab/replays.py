@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config import Config
+from agent.plan import remove_all
 from agent.programs import load
 from agent.replay.run import Player, plan_for
 from agent.replay.timeline import Loaded, load_captures
@@ -31,13 +32,13 @@ def played(*paths: Path, interval_ns: int = SECOND_NS, **options: object) -> Pla
     loaded = load_captures(paths)
     config = Config(node="replayed", owners="no", sockets="no", **options)
     plan = plan_for(config, loaded, interval_ns)
-    report = asyncio.run(load(plan))
+    asyncio.run(load(plan))
     published = Published()
     try:
-        player = Player(plan, loaded, report.buffer, node="replayed", interval_ns=interval_ns)
+        player = Player(plan, loaded, node="replayed", interval_ns=interval_ns)
         for batches in player.play():
             for batch in batches:
                 published.batches[batch.kind].append(batch)
     finally:
-        plan.pins.remove()
+        remove_all(plan.pins.root)
     return Played(loaded, published, player.refused)

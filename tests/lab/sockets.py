@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.buffers import EventBuffer, open_buffer, take
 from agent.kernel import load_source
 from agent.maps import socket_totals
-from agent.perf import PerfBuffer
-from agent.plan import Plan, pins_of
-from agent.ring import RingBuffer
+from agent.plan import Plan, remove_all, root_of
 from agent.rows import Rows, joined
 from agent.socket_hooks import SOCKETS, attach_sockets
 from agent.sockets import SocketBooks
@@ -37,13 +36,13 @@ class SocketEvents:
     """What the programs have reported so far, and where they are pinned."""
 
     plan: Plan
-    buffer: RingBuffer | PerfBuffer
+    buffer: EventBuffer
     books: SocketBooks
     rows: Rows = field(default_factory=lambda: np.empty(0, dtype_from_layout(SOCKET_EVENT)))
 
     def drain(self) -> Rows:
         """All events until now."""
-        self.rows = joined([self.rows, self.buffer.drain()])
+        self.rows = joined([self.rows, take(self.buffer)])
         return self.rows
 
     def forget(self) -> None:
@@ -70,9 +69,9 @@ def socket_events(
     cgroup: Cgroup, *, buffer: str = "ring", ring_bytes: int = 1 << 22, ticks: int = 250
 ) -> Iterator[SocketEvents]:
     """The events of the sockets of *cgroup*'s processes."""
-    pins = pins_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
+    root = root_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
     plan = Plan(
-        pin_path=str(pins.root),
+        pin_path=str(root),
         buffer=buffer,
         cpus=os.cpu_count(),
         slots_per_cpu=4,
@@ -85,14 +84,13 @@ def socket_events(
         cgroup=str(cgroup.directory),
         socket_ticks=ticks,
     )
-    pins.make()
+    plan.pins.make()
     try:
         _load(plan)
-        kind = RingBuffer if buffer == "ring" else PerfBuffer
-        reader = kind(pins.map("sockets"), ring_bytes, dtype_from_layout(SOCKET_EVENT))
+        reader = open_buffer(plan.pins, plan.sizes, "sockets", SOCKET_EVENT)
         yield SocketEvents(plan, reader, SocketBooks(socket_totals(plan)))
     finally:
-        pins.remove()
+        remove_all(root)
 
 
 def _load(plan: Plan) -> None:
@@ -109,4 +107,4 @@ def _load(plan: Plan) -> None:
 
 if __name__ == "__main__":
     PLAN = Plan.from_json(sys.stdin.read())
-    attach_sockets(load_source(SOCKETS, PLAN, PLAN.buffer), Path(PLAN.cgroup), PLAN.pins)
+    attach_sockets(load_source(SOCKETS, PLAN), Path(PLAN.cgroup), PLAN.pins)

@@ -3,14 +3,15 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError as ClientError
-
+from consumer.record import Partition
+from hookline.topics import Topics
 from schemas.catalogue import RECORDS
+from service.broker import BrokerError, BrokerOptions, BrokerUnavailable
 
 GROUP = "hookline-up"
+_CLIENT_ID = "hookline-backlog"
 _POLL_SECONDS = 0.1
 
 
@@ -18,38 +19,23 @@ async def until_stored(bootstrap: str, timeout_seconds: float) -> bool:
     """Whether the consumer has committed all that is in Kafka now before the timeout."""
     deadline = time.monotonic() + timeout_seconds
     try:
-        reader = AIOKafkaConsumer(bootstrap_servers=bootstrap)
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-        try:
-            await reader.start()
-            await admin.start()
+        async with Topics(BrokerOptions(kafka=bootstrap).broker(_CLIENT_ID)) as topics:
             # What is published from here on is not what we wait for.
-            ends = await _ends(reader, admin)
+            ends = await _ends(topics)
             while time.monotonic() < deadline:
-                if await _lag(admin, ends) == 0:
+                if _lag(await topics.committed(GROUP), ends) == 0:
                     return True
                 await asyncio.sleep(_POLL_SECONDS)
-        finally:
-            await reader.stop()
-            await admin.close()
-    except ClientError:
+    except (BrokerError, BrokerUnavailable):
         return False
     return False
 
 
-async def _ends(reader: AIOKafkaConsumer, admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
-    topics = await admin.describe_topics([record.topic for record in RECORDS])
-    partitions = [
-        TopicPartition(topic["topic"], partition["partition"])
-        for topic in topics
-        for partition in topic["partitions"]
-    ]
-    ends: dict[TopicPartition, int] = await reader.end_offsets(partitions)
-    return ends
+async def _ends(topics: Topics) -> dict[Partition, int]:
+    partitions = await topics.partitions(record.topic for record in RECORDS)
+    return {one: span.stop for one, span in (await topics.spans(partitions)).items()}
 
 
-async def _lag(admin: AIOKafkaAdminClient, ends: dict[TopicPartition, int]) -> int:
+def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> int:
     """How many records before *ends* the consumer has not committed yet."""
-    committed = await admin.list_consumer_group_offsets(GROUP)
-    done = {one: committed[one].offset if one in committed else 0 for one in ends}
-    return sum(max(end - max(done[one], 0), 0) for one, end in ends.items())
+    return sum(max(end - max(committed.get(one, 0), 0), 0) for one, end in ends.items())

@@ -25,12 +25,12 @@ OURS = {*ALLOWED, "tests", "bench"}
 OWNERS = {
     "bcc": {"agent/kernel.py"},
     "pyroute2": {"agent/netlink.py"},
-    # One for each direction; quarantine writes what could not be read, backlog only asks offsets.
+    # One for each direction; quarantine writes what could not be read, topics does both by hand.
     "aiokafka": {
         "agent/publisher.py",
         "consumer/source.py",
         "consumer/quarantine.py",
-        "hookline/backlog.py",
+        "hookline/topics.py",
     },
     "chdb": {"consumer/api/engine.py"},
     "clickhouse_connect": {"consumer/sink.py", "hookline/history.py"},

@@ -11,19 +11,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgpack
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from consumer.record import Record, Rejected
+from schemas.dead_letter import (
+    MAX_KEY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_REASON_CHARACTERS,
+    TOPIC,
+    Letter,
+    encode,
+)
 from service.broker import BrokerError, BrokerUnavailable, one_line
-
-TOPIC = "hookline.dead-letter"
-VERSION = 1
-MAX_REASON_CHARACTERS = 500
-MAX_KEY_BYTES = 1024
-# A broker takes 1 MiB unless told otherwise; this leaves room for the rest of the map.
-MAX_PAYLOAD_BYTES = 900_000
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +31,17 @@ log = logging.getLogger(__name__)
 def dead_letter(rejected: Rejected, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> bytes:
     """The dead letter of one record, its payload cut to *max_payload_bytes*."""
     record = rejected.record
-    return msgpack.packb(  # type: ignore[no-any-return]
-        {
-            "v": VERSION,
-            "reason": rejected.reason[:MAX_REASON_CHARACTERS],
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "timestamp_ms": record.timestamp_ms,
-            "key": _cut(record.key, MAX_KEY_BYTES),
-            "payload": _cut(record.payload, max_payload_bytes),
-            "payload_bytes": len(record.payload or b""),
-        }
+    return encode(
+        Letter(
+            reason=rejected.reason[:MAX_REASON_CHARACTERS],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp_ms,
+            key=_cut(record.key, MAX_KEY_BYTES),
+            payload=_cut(record.payload, max_payload_bytes),
+            payload_bytes=len(record.payload or b""),
+        )
     )
 
 

@@ -18,7 +18,6 @@ from time import monotonic
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from consumer import quarantine
 from consumer.config import CLIENT_ID, Config
 from consumer.metrics import Metrics
 from consumer.migrations import migrate
@@ -26,6 +25,7 @@ from consumer.pipeline import Pipeline
 from consumer.quarantine import Quarantine
 from consumer.sink import Sink, SinkError, SinkUnavailable
 from consumer.source import Source, create_topics
+from schemas import dead_letter
 from schemas.catalogue import RECORDS
 from service.broker import BrokerUnavailable
 from service.logs import quiet_kafka_client
@@ -208,7 +208,7 @@ def _source(config: Config, pipeline: Pipeline, metrics: Metrics) -> Source:
 async def _open_kafka(
     config: Config, dead_letters: Quarantine, source: Source, start: Start, parts: Parts
 ) -> None:
-    topics = [*(record.topic for record in RECORDS), quarantine.TOPIC]
+    topics = [*(record.topic for record in RECORDS), dead_letter.TOPIC]
     quiet_kafka_client(quiet=True)
     steps: list[Callable[[], Coroutine[Any, Any, None]]] = [
         partial(create_topics, config.broker(CLIENT_ID).connection(), topics),

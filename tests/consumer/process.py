@@ -19,8 +19,8 @@ import msgpack
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
-from consumer.quarantine import TOPIC as DEAD_LETTERS
 from schemas import wire
+from schemas.dead_letter import TOPIC as DEAD_LETTERS
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import msgpack
 
-from consumer.quarantine import MAX_KEY_BYTES, MAX_REASON_CHARACTERS, dead_letter
+from consumer.quarantine import dead_letter
 from consumer.record import Record, Rejected
+from schemas.dead_letter import MAX_KEY_BYTES, MAX_REASON_CHARACTERS
 
 
 def a_rejected(

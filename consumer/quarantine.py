@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep what cannot be decoded or stored: one dead letter for each rejected record.
+"""Keep what cannot be decoded or stored: one dead letter for each rejected record, and one row.
 
 A dead letter is one msgpack map in the topic `hookline.dead-letter`; its format is specified in
-docs/reference/record-format.md.  It is acknowledged by all replicas before the offset of the
-record is committed, so a record is never skipped in silence.
+docs/reference/record-format.md.  The row tells of it in SQL, and goes the way of all rows.  Both
+are acknowledged by all replicas before the offset of the record is committed, so a record is never
+skipped in silence.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from consumer.record import Record, Rejected
+from consumer.rejection import rejection
+from schemas import wire
 from schemas.dead_letter import (
     MAX_KEY_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -23,6 +26,7 @@ from schemas.dead_letter import (
     Letter,
     encode,
 )
+from schemas.rejection import REJECTION
 from service.broker import BrokerError, BrokerUnavailable, one_line
 
 log = logging.getLogger(__name__)
@@ -75,7 +79,7 @@ class Quarantine:
             raise BrokerUnavailable(one_line(error)) from None
 
     async def put(self, rejected: Sequence[Rejected]) -> None:
-        """Store dead letters and return once all are acknowledged.
+        """Store dead letters and their rows, and return once all are acknowledged.
 
         Raises:
             BrokerError: one of them was not; the records must be read again.
@@ -94,11 +98,25 @@ class Quarantine:
 
     async def _put_one(self, rejected: Rejected) -> None:
         key = _cut(rejected.record.key, MAX_KEY_BYTES)
+        letter = await self._put_letter(rejected, key)
+        if rejected.record.topic == REJECTION.topic:
+            # A row that cannot be used must not make another one, which could not be either.
+            return
+        row = rejection(
+            rejected,
+            partition=letter.partition,
+            offset=letter.offset,
+            time_ms=letter.timestamp,
+        )
+        await self._producer.send_and_wait(REJECTION.topic, wire.encode(row), key)
+
+    async def _put_letter(self, rejected: Rejected, key: bytes | None) -> Any:
+        """Store a dead letter; where it is, and when."""
         try:
-            await self._producer.send_and_wait(TOPIC, dead_letter(rejected), key)
+            return await self._producer.send_and_wait(TOPIC, dead_letter(rejected), key)
         except MessageSizeTooLargeError:
             # This broker takes less than most.  Where the record lies still says what it was.
-            await self._producer.send_and_wait(TOPIC, dead_letter(rejected, 0), key)
+            return await self._producer.send_and_wait(TOPIC, dead_letter(rejected, 0), key)
 
     async def stop(self) -> None:
         await self._producer.stop()

@@ -292,3 +292,26 @@ ORDER BY (time, node, interface)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
 COMMENT 'An interface that was attached to, has changed, or is observed no more.';
+
+CREATE TABLE IF NOT EXISTS hookline.dead_letters
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time at which it was rejected, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `letter_partition` UInt32 COMMENT 'partition of the dead letter in `hookline.dead-letter`' CODEC(ZSTD(1)),
+    `letter` UInt64 COMMENT 'number of the dead letter, which is its offset there' CODEC(ZSTD(1)),
+    `topic` LowCardinality(String) COMMENT 'topic of the record' CODEC(ZSTD(1)),
+    `record_partition` UInt32 COMMENT 'its partition' CODEC(ZSTD(1)),
+    `record_offset` UInt64 COMMENT 'its offset' CODEC(ZSTD(1)),
+    `record_time` DateTime64(9, 'UTC') COMMENT 'Kafka\'s timestamp of it; 1970 or 2200 where it is outside' CODEC(ZSTD(1)),
+    `payload_bytes` UInt64 COMMENT 'length of its value' CODEC(ZSTD(1)),
+    `reason` String COMMENT 'why it was rejected' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (time, node)
+TTL stored_at + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+COMMENT 'A record that the consumer could not use; its payload is in the dead letter, in Kafka.';

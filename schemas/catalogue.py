@@ -19,6 +19,7 @@ from schemas.flow import (
 from schemas.interface import INTERFACE
 from schemas.ledger import HOOK_TOTALS, LEDGER
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS
+from schemas.rejection import REJECTION
 from schemas.socket import (
     COMMAND_BYTES,
     ENDINGS,
@@ -31,7 +32,7 @@ from schemas.socket import (
 from schemas.succession import FLOW_REPORTED, HOOK_PAIR
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE)
+RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE, REJECTION)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import msgpack
+import pytest
 
-from consumer.quarantine import dead_letter
+from consumer.quarantine import Quarantine, dead_letter
 from consumer.record import Record, Rejected
-from schemas.dead_letter import MAX_KEY_BYTES, MAX_REASON_CHARACTERS
+from hookline.topics import Topics
+from schemas import wire
+from schemas.dead_letter import MAX_KEY_BYTES, MAX_REASON_CHARACTERS, TOPIC, decode
+from schemas.rejection import REJECTION
+from service.broker import BrokerOptions
 
 
 def a_rejected(
@@ -42,3 +47,37 @@ def test_nothing_that_a_record_holds_makes_its_dead_letter_large():
     letter = msgpack.unpackb(dead_letter(a_rejected(key=bytes(100_000), reason="x" * 100_000)))
 
     assert (len(letter["key"]), len(letter["reason"])) == (MAX_KEY_BYTES, MAX_REASON_CHARACTERS)
+
+
+@pytest.mark.services
+async def test_a_letter_has_a_row_and_one_about_a_row_has_none(kafka):
+    about = {
+        "hookline.flow.v1": b"quarantine-flow",
+        REJECTION.topic: b"quarantine-row",
+    }
+    quarantine = Quarantine(BrokerOptions(kafka=kafka).broker("test").connection())
+    await quarantine.start()
+    try:
+        await quarantine.put(
+            [
+                Rejected(Record(topic, 0, 17, 1234, key, b"garbage"), "bad")
+                for topic, key in about.items()
+            ]
+        )
+    finally:
+        await quarantine.stop()
+
+    async with Topics(BrokerOptions(kafka=kafka).broker("test")) as topics:
+        letters = await records(topics, TOPIC, set(about.values()))
+        rows = await records(topics, REJECTION.topic, set(about.values()))
+    assert {decode(letter.payload).topic for letter in letters} == set(about)
+    [row] = [wire.decode(one.payload) for one in rows]
+    assert row.node == "quarantine-flow"
+    [letter] = [one for one in letters if one.key == b"quarantine-flow"]
+    assert row.columns["letter"].tolist() == [letter.offset]
+    assert row.columns["time"].tolist() == [letter.timestamp_ms * 1_000_000]
+
+
+async def records(topics: Topics, topic: str, keys: set[bytes]) -> list[Record]:
+    spans = await topics.spans(await topics.partitions([topic]))
+    return [one async for some in topics.records(spans) for one in some if one.key in keys]

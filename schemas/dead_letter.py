@@ -124,7 +124,7 @@ def _unpack(value: bytes | None) -> dict[str, Any]:
     try:
         content = msgpack.unpackb(value)
     except (ValueError, msgpack.UnpackException) as error:
-        raise LetterError(f"it is no msgpack: {error or type(error).__name__}") from None
+        raise LetterError(f"it is no msgpack: {str(error) or type(error).__name__}") from None
     if not isinstance(content, dict):
         raise LetterError(f"it is a {type(content).__name__}, not a map")
     return content

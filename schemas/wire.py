@@ -151,7 +151,7 @@ def _unpack(payload: bytes) -> dict[str, Any]:
         # The limits default to the payload's own length, so nothing is allocated for lies.
         content = msgpack.unpackb(payload, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:
-        raise WireError(f"payload is no msgpack: {error or type(error).__name__}") from None
+        raise WireError(f"payload is no msgpack: {str(error) or type(error).__name__}") from None
     if not isinstance(content, dict):
         raise WireError(f"payload is a {type(content).__name__}, not a map")
     return content
@@ -183,23 +183,31 @@ def _decode_columns(
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     if not isinstance(columns, dict):
         raise WireError("cols is not a map")
-    known: dict[str, Column] = {}
-    for one in record.fields:
-        if one.name not in columns:
-            continue
-        encoded = columns[one.name]
-        if one.kind is NAME:
-            known[one.name] = _decode_names(one.name, encoded, rows)
-        elif one.kind is TEXT:
-            known[one.name] = _decode_text(one.name, encoded, rows)
-        else:
-            values = _decode_values(one.name, encoded, one.kind.numpy, rows)
-            _check_allowed(one, values)
-            known[one.name] = values
+    known = {
+        one.name: decode_column(one, columns[one.name], rows)
+        for one in record.fields
+        if one.name in columns
+    }
     if "time" not in known:
         raise WireError("column time is missing")
-    _check_time(known["time"])
     return known, tuple(str(name) for name in columns if name not in known)
+
+
+def decode_column(one: Field, encoded: object, rows: int) -> Column:
+    """One column, as msgpack unpacked it.
+
+    Raises:
+        WireError: it is not *rows* values of the field *one*.
+    """
+    if one.kind is NAME:
+        return _decode_names(one.name, encoded, rows)
+    if one.kind is TEXT:
+        return _decode_text(one.name, encoded, rows)
+    values = _decode_values(one.name, encoded, one.kind.numpy, rows)
+    _check_allowed(one, values)
+    if one.name == "time":
+        _check_time(values)
+    return values
 
 
 def _check_allowed(one: Field, values: NDArray[Any]) -> None:
@@ -208,9 +216,9 @@ def _check_allowed(one: Field, values: NDArray[Any]) -> None:
         raise WireError(f"column {one.name} has value {values[~named][0]}, which has no name")
 
 
-def _check_time(times: Column) -> None:
+def _check_time(times: NDArray[Any]) -> None:
     """Refuse times that no clock shows: a partition of the table would be made for each."""
-    if not isinstance(times, np.ndarray) or not len(times):
+    if not len(times):
         return
     for wrong in (int(times.min()), int(times.max())):
         if not 0 <= wrong < LATEST_TIME_NS:

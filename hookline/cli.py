@@ -21,6 +21,11 @@ SUBCOMMANDS = (
     ("replay", "hookline.replay", "load the packets of a capture file like live ones (root)"),
     ("query", "hookline.query", "ask the history in SQL"),
     ("flows", "hookline.flows", "who talked to whom, and how much"),
+    (
+        "dead-letter",
+        "hookline.dead_letter.command",
+        "what the consumer could not use: list it, see why, replay it",
+    ),
     ("capture", "hookline.capture", "whole packets into a file for Wireshark (root)"),
 )
 # Services have command lines of their own, `python -m NAME` too.
@@ -53,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(import_module(f"{words[0]}.cli").main(words[1:]))
     args = parser_for(words).parse_args(words)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        # Now rather than at the very end, where nobody catches what that raises.
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

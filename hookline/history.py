@@ -214,7 +214,7 @@ def running_at(data: Path) -> Running | None:
     except FileNotFoundError:
         return None
     except PermissionError:
-        raise HistoryError(f"cannot read {path}: run as root, or give --url") from None
+        raise HistoryError(f"cannot read {path}: run as root, or name another place") from None
     except (ValueError, KeyError, TypeError):
         raise HistoryError(f"{path} is not what hookline up writes: restart hookline up") from None
 

@@ -135,7 +135,7 @@ class Topics:
 
     async def record_at(self, partition: Partition, offset: int) -> Record | None:
         """The record at that place, None where there is none any more."""
-        if not await self.partitions([partition[0]]):
+        if partition not in await self.partitions([partition[0]]):
             return None
         span = (await self.spans([partition]))[partition]
         if offset not in span:

@@ -35,16 +35,18 @@ def free_port() -> int:
 
 
 class Consumer:
-    """`python -m consumer` in a process group that ends with the test."""
+    """`python -m consumer`, or another *module* that is one, which ends with the test."""
 
-    def __init__(self, directory: Path, *flags: str, name: str = "consumer") -> None:
+    def __init__(
+        self, directory: Path, *flags: str, name: str = "consumer", module: str = "consumer"
+    ) -> None:
         self.metrics_port = free_port()
         self._log = directory / f"{name}.{time.monotonic_ns()}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "consumer"),
+                    *(sys.executable, "-m", module),
                     *("--metrics-listen", f"127.0.0.1:{self.metrics_port}"),
                     *flags,
                 ],

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a page tells people to type, the programs accept."""
 
+import argparse
 import re
 import shlex
+from collections.abc import Iterator
 
 import pytest
 
@@ -69,11 +71,20 @@ def test_the_reference_has_every_flag_of_a_command(subcommand):
     described = set(re.findall(r"`(--[a-z-]+)", section + shared * (subcommand == "flows")))
 
     parser = parser_for([subcommand])._subparsers._group_actions[0].choices[subcommand]
-    offered = {flag for action in parser._actions for flag in action.option_strings}
+    offered = set(flags(parser))
     offered = {flag for flag in offered if flag.startswith("--")}
 
     assert described
     assert offered - {"--help"} == described - {"--help"}
+
+
+def flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Every flag of a parser and of its actions, such as `dead-letter list`."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for nested in action.choices.values():
+                yield from flags(nested)
 
 
 def test_the_reference_has_every_command_and_target():

@@ -149,7 +149,7 @@ class Config(BrokerOptions):
 
     flow_slots: int = option(
         1 << 18,
-        "flows that the kernel keeps, all CPUs together, at 80 bytes each; rounded up to a power"
+        "flows that the kernel keeps, all CPUs together, at 144 bytes each; rounded up to a power"
         " of two a CPU",
         group=KERNEL,
         metavar="FLOWS",

@@ -38,6 +38,8 @@ _PASSED_ON = (
     "context_overflow_packets",
     "lost_dns_messages",
     "lost_tls_hellos",
+    "extra_packets",
+    "extra_bytes",
 )
 # Counted here, kind by kind.
 _REJECTED = {"dns": "rejected_dns_messages", "tls": "rejected_tls_hellos"}

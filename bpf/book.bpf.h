@@ -36,6 +36,20 @@ static __always_inline void count_segments(struct packet *packet, u64 segment_by
 	packet->min_bytes = packet->bytes - (packet->segments - 1) * packet->max_bytes;
 }
 
+/*
+ * What a wire carries and an interface may not count: all but one segment of a super-packet, headers
+ * that each of them repeats, and a tag that is kept beside the packet.
+ */
+static __always_inline void count_extra(struct hook_totals *books, const struct packet *packet)
+{
+	u64 more = packet->segments - 1;
+
+	if (!(more | packet->tag_bytes))
+		return;
+	books->extra_packets += more;
+	books->extra_bytes += more * (packet->tag_bytes + packet->header_bytes) + packet->tag_bytes;
+}
+
 /* Books one packet; its lane lacks only the hook point. */
 static __always_inline void book(void *ctx, const bool is_xdp, struct hook_totals *books,
 				 struct packet *packet, u64 cpu, u64 point)
@@ -44,6 +58,7 @@ static __always_inline void book(void *ctx, const bool is_xdp, struct hook_total
 
 	books->seen_packets += packet->segments;
 	books->seen_bytes += packet->bytes;
+	count_extra(books, packet);
 	if (packet->is_truncated)
 		books->truncated_packets += packet->segments;
 	packet->key.lane |= point << LANE_POINT_SHIFT;

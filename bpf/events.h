@@ -500,11 +500,17 @@ struct hook_totals {
 	__u64 lost_dns_messages;
 	/* TLS ClientHellos, or parts of one, that the event buffer had no room for */
 	__u64 lost_tls_hellos;
+	/* of `seen_packets`, segments of super-packets beyond the first of each, which the
+	 * interface itself may count as one */
+	__u64 extra_packets;
+	/* of `seen_bytes`, headers of those segments, and VLAN tags that are kept beside
+	 * the packet */
+	__u64 extra_bytes;
 	/* packets of the flows that went into the eviction buffer */
 	__u64 evicted_packets;
 	/* bytes of those */
 	__u64 evicted_bytes;
-	__u8 reserved19[40];
+	__u8 reserved21[24];
 };
 _Static_assert(sizeof(struct hook_totals) == 192, "size");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_packets) == 0, "seen_packets");
@@ -524,9 +530,11 @@ _Static_assert(__builtin_offsetof(struct hook_totals, tunnel_packets) == 104, "t
 _Static_assert(__builtin_offsetof(struct hook_totals, context_overflow_packets) == 112, "context_overflow_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, lost_dns_messages) == 120, "lost_dns_messages");
 _Static_assert(__builtin_offsetof(struct hook_totals, lost_tls_hellos) == 128, "lost_tls_hellos");
-_Static_assert(__builtin_offsetof(struct hook_totals, evicted_packets) == 136, "evicted_packets");
-_Static_assert(__builtin_offsetof(struct hook_totals, evicted_bytes) == 144, "evicted_bytes");
-_Static_assert(__builtin_offsetof(struct hook_totals, reserved19) == 152, "reserved19");
+_Static_assert(__builtin_offsetof(struct hook_totals, extra_packets) == 136, "extra_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, extra_bytes) == 144, "extra_bytes");
+_Static_assert(__builtin_offsetof(struct hook_totals, evicted_packets) == 152, "evicted_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, evicted_bytes) == 160, "evicted_bytes");
+_Static_assert(__builtin_offsetof(struct hook_totals, reserved21) == 168, "reserved21");
 
 /* How many socket events one CPU has reported. */
 struct socket_totals {

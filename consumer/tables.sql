@@ -229,6 +229,8 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `rejected_tls_hellos` UInt64 COMMENT 'TLS ClientHellos that could not be read to their end; they are rows all the same' CODEC(T64, ZSTD(1)),
     `lost_packets` UInt64 COMMENT 'packets in flow rows of whatever interval that were given up in this one, because the spool was full' CODEC(T64, ZSTD(1)),
     `lost_bytes` UInt64 COMMENT 'bytes of `lost_packets`' CODEC(T64, ZSTD(1)),
+    `extra_packets` UInt64 COMMENT 'of `seen_packets`, segments of super-packets beyond the first of each, which the interface itself may count as one' CODEC(T64, ZSTD(1)),
+    `extra_bytes` UInt64 COMMENT 'of `seen_bytes`, headers of those segments, and VLAN tags that are kept beside the packet' CODEC(T64, ZSTD(1)),
     `flow_seq` UInt64 COMMENT 'number of the run\'s next batch of flows: this interval\'s rows are in those before it' CODEC(T64, ZSTD(1)),
     `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
     `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),

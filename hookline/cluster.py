@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hookline import history
 from hookline.settings import DEFAULT_DATA
@@ -32,15 +33,38 @@ class Options(BrokerOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where Kafka is."""
-    add_flags(parser, Options)
-    place = parser.add_argument_group("where these are said")
+    place = add_kafka_arguments(parser)
     place.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
         help=f"the Kafka of the `hookline up` that runs there (default: {DEFAULT_DATA})",
     )
+
+
+def add_kafka_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add those of them that name a cluster; the group of what says where they are said."""
+    add_flags(parser, Options)
+    place = parser.add_argument_group("where these are said")
     place.add_argument("--config", metavar="FILE", help="a TOML file with options")
+    return place
+
+
+def broker_beside(
+    args: argparse.Namespace, environ: Mapping[str, str], *, table: str, client_id: str
+) -> Broker | None:
+    """The brokers that are named, or those of the `hookline up` that holds the history.
+
+    Raises:
+        ConfigError: an option is wrong.
+        BrokerUnavailable: it is not known whether one runs.
+    """
+    options = _options(args, environ, table)
+    if options.kafka:
+        options.check_broker()
+        return options.broker(client_id)
+    running = None if args.url else _running(args.data)
+    return _of_up(running).broker(client_id) if running else None
 
 
 def chosen_broker(
@@ -52,10 +76,7 @@ def chosen_broker(
         ConfigError: an option is wrong, or two of them name different clusters.
         BrokerUnavailable: no `hookline up` runs where one should.
     """
-    path = args.config or environ.get("HOOKLINE_CONFIG")
-    options = build(
-        Options, table=table, flags=vars(args), environ=environ, file=Path(path) if path else None
-    )
+    options = _options(args, environ, table)
     if args.data is not None and args.kafka is not None:
         raise ConfigError("--kafka and --data name two clusters; give one of them")
     is_open = args.data is not None or not options.kafka
@@ -66,6 +87,13 @@ def chosen_broker(
     named = replace(options, kafka=options.kafka or _NOBODYS)
     named.check_broker()
     return named.broker(client_id)
+
+
+def _options(args: argparse.Namespace, environ: Mapping[str, str], table: str) -> Options:
+    path = args.config or environ.get("HOOKLINE_CONFIG")
+    return build(
+        Options, table=table, flags=vars(args), environ=environ, file=Path(path) if path else None
+    )
 
 
 def _of_up(running: history.Running) -> BrokerOptions:

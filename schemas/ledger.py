@@ -47,6 +47,16 @@ LOST_TLS_HELLOS = _counter(
     "lost_tls_hellos", "TLS ClientHellos, or parts of one, that the event buffer had no room for"
 )
 
+EXTRA_PACKETS = _counter(
+    "extra_packets",
+    "of `seen_packets`, segments of super-packets beyond the first of each, which the interface"
+    " itself may count as one",
+)
+EXTRA_BYTES = _counter(
+    "extra_bytes",
+    "of `seen_bytes`, headers of those segments, and VLAN tags that are kept beside the packet",
+)
+
 HOOK_TOTALS = Layout(
     "hook_totals",
     "The books of one hook point on one CPU: exactly three cache lines.",
@@ -68,9 +78,11 @@ HOOK_TOTALS = Layout(
         CONTEXT_OVERFLOW_PACKETS,
         LOST_DNS_MESSAGES,
         LOST_TLS_HELLOS,
+        EXTRA_PACKETS,
+        EXTRA_BYTES,
         Field("evicted_packets", U64, "packets of the flows that went into the eviction buffer"),
         Field("evicted_bytes", U64, "bytes of those"),
-        pad(40),
+        pad(24),
     ),
 )
 
@@ -118,6 +130,8 @@ LEDGER = Record(
             " spool was full",
         ),
         _counter("lost_bytes", "bytes of `lost_packets`"),
+        EXTRA_PACKETS,
+        EXTRA_BYTES,
         _counter(
             "flow_seq",
             "number of the run's next batch of flows: this interval's rows are in those before it",

@@ -21,9 +21,10 @@ class KernelModel:
         self.contexts = np.zeros(1, dtype_from_layout(FLOW_CONTEXT))
         self.totals = np.zeros((1, POINTS), dtype_from_layout(HOOK_TOTALS))
         self.room = room
-        self.written = self.read = 0
+        # Evictions from the first on; those before *released* have made room for others.
+        self.log: list[np.ndarray] = []
+        self.released = 0
         self.truth: Counter[str] = Counter()
-        self._pending: list[np.ndarray] = []
         self._tick = 0
 
     def packet(self, flow: int, in_bytes: int = 100, flags: int = 0) -> None:
@@ -45,16 +46,11 @@ class KernelModel:
         slot["last_jiffies"] = self._tick
 
     def drain(self) -> np.ndarray:
-        evictions = np.array(self._pending, dtype_from_layout(FLOW_EVICTION))
-        self.read += len(self._pending)
-        self._pending = []
+        """What a reader that releases at once would get."""
+        reader = Reader(self)
+        evictions = reader.drain()
+        reader.release(reader.drained())
         return evictions
-
-    def position(self) -> tuple[int, ...]:
-        return (self.written,)
-
-    def has_passed(self, position: tuple[int, ...]) -> bool:
-        return (self.read,) >= position
 
     def _way_of(self, flow: int) -> int | None:
         for way, slot in enumerate(self.slots):
@@ -75,7 +71,7 @@ class KernelModel:
     def _evict(self, way: int) -> None:
         slot = self.slots[way]
         point = int(slot["lane"]) >> LANE.shift("point") & LANE.mask("point")
-        if len(self._pending) >= self.room:
+        if len(self.log) - self.released >= self.room:
             self.totals["overflows"][0, point] += 1
             self.totals["overflow_packets"][0, point] += slot["packets"]
             self.totals["overflow_bytes"][0, point] += slot["bytes"]
@@ -85,5 +81,35 @@ class KernelModel:
             eviction[name.name] = slot[name.name]
         eviction["first_ns"] = self.origins[way]["first_ns"]
         eviction["slot_index"] = way
-        self._pending.append(eviction[0])
-        self.written += 1
+        self.log.append(eviction[0])
+        self.totals["evicted_packets"][0, point] += slot["packets"]
+        self.totals["evicted_bytes"][0, point] += slot["bytes"]
+
+
+class Reader:
+    """A reader of the model's event buffer, which outlives it."""
+
+    outlives_reader = True
+    held_share = 0.0
+
+    def __init__(self, kernel: KernelModel) -> None:
+        self._kernel = kernel
+        self._drained = kernel.released
+
+    def drain(self, limit: int = 1 << 20) -> np.ndarray:
+        found = self._kernel.log[self._drained : self._drained + limit]
+        self._drained += len(found)
+        return np.array(found, dtype_from_layout(FLOW_EVICTION))
+
+    def position(self) -> tuple[int, ...]:
+        return (len(self._kernel.log),)
+
+    def has_passed(self, position: tuple[int, ...]) -> bool:
+        return (self._drained,) >= position
+
+    def drained(self) -> tuple[int, ...]:
+        return (self._drained,)
+
+    def release(self, position: tuple[int, ...]) -> None:
+        self._kernel.released = max(self._kernel.released, position[0])
+        self._drained = max(self._drained, position[0])

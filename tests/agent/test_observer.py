@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows and ledger of an interval add up, wherever packets fall among the readings."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.batch import Batcher
 from agent.clock import Anchor
-from agent.flowcache import FlowCache
 from agent.interfaces import Interface
 from agent.ledger import Ledger
-from agent.names import TlsReader
 from agent.observer import Observer
+from agent.plan import Pins
 from agent.points import number_points
-from tests.agent.kernel_model import KernelModel
+from tests.agent.kernel_model import KernelModel, Reader
 
 Packets = list[int]  # the flow of each
+WAYS = 2
 
 
 @dataclass
@@ -37,63 +40,127 @@ class Clock:
             self.kernel.packet(flow)
 
 
-@dataclass
-class Evictions:
-    pass_by: dict[str, Packets]
-    kernel: KernelModel
-    is_stuck: bool = False
+class Evictions(Reader):
+    """The event buffer; some packets pass by just after somebody asked how far it is written."""
 
-    def position(self):
-        for flow in self.pass_by["after the totals"]:
-            self.kernel.packet(flow)
-        return self.kernel.position()
+    def __init__(self, kernel: KernelModel, pass_by: dict[str, Packets]) -> None:
+        super().__init__(kernel)
+        self._pass_by = pass_by
+        self.is_stuck = False
 
-    def drain(self):
-        return self.kernel.drain()
+    def position(self) -> tuple[int, ...]:
+        for flow in self._pass_by["after the totals"]:
+            self._kernel.packet(flow)
+        return super().position()
 
-    def has_passed(self, position):
-        return not self.is_stuck and self.kernel.has_passed(position)
+    def has_passed(self, position: tuple[int, ...]) -> bool:
+        return not self.is_stuck and super().has_passed(position)
+
+
+class Perf(Evictions):
+    """One that goes with its reader, with all that was not drained."""
+
+    outlives_reader = False
+
+    def __init__(self, kernel: KernelModel, pass_by: dict[str, Packets]) -> None:
+        kernel.released = len(kernel.log)
+        super().__init__(kernel, pass_by)
+
+    def drained(self) -> tuple[int, ...]:
+        return ()
+
+    def drain(self, limit: int = 1 << 20) -> np.ndarray:
+        rows = super().drain(limit)
+        self._kernel.released = self._drained
+        return rows
+
+    def release(self, position: tuple[int, ...]) -> None:
+        """As it was drained."""
+
+
+class Nothing(Reader):
+    """A buffer that nobody writes to."""
+
+    def __init__(self) -> None:
+        super().__init__(KernelModel())
 
 
 @dataclass
 class Books:
-    """An observer of a modelled kernel, and what its batches add up to."""
+    """An observer of a modelled kernel, and what its batches add up to once they are told.
+
+    `die` lets another one go on from what was told last.
+    """
 
     kernel: KernelModel
-    pass_by: dict[str, Packets] = field(default_factory=dict)
+    buffer: type[Evictions] = Evictions
+    pass_by: dict[str, Packets] = field(
+        default_factory=lambda: {"after the snapshot": [], "after the totals": []}
+    )
     packets: int = 0
     bytes: int = 0
     ledger_packets: int = 0
+    flow_packets: int = 0
+    told: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self._begin()
+        self.tell()
+
+    def _begin(self) -> None:
         points = number_points(
             [Interface("veth0", 7, is_up=True, link_bytes=14, is_hardware=False)]
         )
-        self.ledger = Ledger(points, 0)
-        observer = Observer.__new__(Observer)
-        observer._points = points
-        observer._batcher = Batcher("node", "boot", "run")
-        observer._ledger = self.ledger
-        observer._owners = observer._socket_owners = None
-        observer._totals = self.kernel.totals
-        observer._contexts = self.kernel.contexts
-        observer._cache = FlowCache(self.kernel.slots, self.kernel.origins, self.kernel.contexts)
-        observer._clock = Clock(self.pass_by, self.kernel)
-        observer._evictions = Evictions(self.pass_by, self.kernel)
-        observer._hellos = TlsReader(lambda _: None)
-        observer._counted, observer._events = [], []
-        observer._socket_books = None
-        self.observer = observer
+        self.evictions = self.buffer(self.kernel, self.pass_by)
+        buffers = {"evictions": self.evictions, "packets": Nothing()}
+        self.observer = Observer(
+            Pins(Path("/nonexistent"), ""),
+            points,
+            batcher=Batcher("node", "boot", "run"),
+            ledger=Ledger(points, 0),
+            maps=self.kernel,
+            clock=Clock(self.pass_by, self.kernel),
+            open_buffer=lambda name, _: buffers[name],
+        )
+
+    def drain(self) -> None:
+        """What the agent does between two intervals; nothing is told by it."""
+        assert not list(self.observer.drain())
 
     def close(self, *, after_snapshot: Packets = (), after_totals: Packets = ()) -> None:
+        self.made(after_snapshot=after_snapshot, after_totals=after_totals)
+        self.tell()
+
+    def made(self, *, after_snapshot: Packets = (), after_totals: Packets = ()) -> None:
+        """Make batches, without telling them yet."""
         self.pass_by["after the snapshot"] = list(after_snapshot)
         self.pass_by["after the totals"] = list(after_totals)
         for batch in self.observer.close_interval():
             if batch.kind == "flow":
-                self.packets += int(batch.columns["packets"].sum())
-                self.bytes += int(batch.columns["bytes"].sum())
+                self.told["packets"] += int(batch.columns["packets"].sum())
+                self.told["bytes"] += int(batch.columns["bytes"].sum())
             elif batch.kind == "ledger":
-                self.ledger_packets += int(batch.columns["seen_packets"].sum())
+                self.told["ledger_packets"] += int(batch.columns["seen_packets"].sum())
+                self.told["flow_packets"] += int(batch.columns["flow_packets"].sum())
+        self.pass_by |= {"after the snapshot": [], "after the totals": []}
+
+    def tell(self, *, is_released: bool = True) -> None:
+        """Make valid what was made; *is_released* is false where it ends just before that."""
+        self.saved = (
+            self.observer.state(),
+            self.observer.cache.reported(np.arange(len(self.kernel.slots))),
+        )
+        for name, count in self.told.items():
+            setattr(self, name, getattr(self, name) + count)
+        self.told.clear()
+        if is_released:
+            self.observer.release(self.saved[0]["buffers"])
+
+    def die(self) -> None:
+        """Be killed, and succeeded."""
+        self.told.clear()
+        self._begin()
+        self.observer.restore(*self.saved)
 
     @property
     def sums(self) -> tuple[int, int]:
@@ -122,9 +189,9 @@ def test_a_buffer_that_is_held_up_delays_what_overflowed_and_does_not_double_it(
         books.kernel.packet(1)
     books.close()
     books.kernel.packet(2)
-    books.observer._evictions.is_stuck = True
+    books.evictions.is_stuck = True
     books.close()
-    books.observer._evictions.is_stuck = False
+    books.evictions.is_stuck = False
     books.close()
 
     assert books.sums == books.truth == (6, 600)
@@ -136,7 +203,7 @@ FLOWS = st.lists(st.integers(1, 5), max_size=6)
 @settings(max_examples=150, deadline=None, database=None)
 @given(st.lists(st.tuples(FLOWS, FLOWS, FLOWS), max_size=6), st.integers(0, 3))
 def test_rows_add_up_in_the_end_wherever_packets_fall(intervals, room):
-    books = Books(KernelModel(ways=2, room=room))
+    books = Books(KernelModel(ways=WAYS, room=room))
     for before, after_snapshot, after_totals in intervals:
         for flow in before:
             books.kernel.packet(flow)
@@ -146,3 +213,41 @@ def test_rows_add_up_in_the_end_wherever_packets_fall(intervals, room):
 
     assert books.sums == books.truth
     assert books.ledger_packets == books.truth[0]
+
+
+EVENT = st.one_of(
+    st.tuples(st.just("packets"), FLOWS),
+    st.tuples(st.just("close"), FLOWS),
+    st.sampled_from([("drain",), ("made",), ("tell, unreleased",), ("die",)]),
+)
+
+
+@pytest.mark.parametrize("buffer", [Evictions, Perf])
+@settings(max_examples=400, deadline=None, database=None)
+@given(events=st.lists(EVENT, max_size=25), room=st.integers(0, 4))
+def test_rows_add_up_in_the_end_whenever_agents_are_killed(buffer, events, room):
+    books = Books(KernelModel(ways=WAYS, room=room), buffer)
+    for name, *flows in events:
+        match name:
+            case "packets":
+                for flow in flows[0]:
+                    books.kernel.packet(flow)
+            case "close":
+                books.close(after_snapshot=flows[0])
+            case "drain":
+                books.drain()
+            case "made":
+                # Batches that are made and not told go with the agent.
+                books.made()
+                books.die()
+            case "tell, unreleased":
+                books.made()
+                books.tell(is_released=False)
+                books.die()
+            case "die":
+                books.die()
+    for _ in range(3):
+        books.close()
+
+    assert books.sums == books.truth
+    assert books.ledger_packets == books.flow_packets == books.truth[0]

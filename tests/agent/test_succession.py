@@ -236,8 +236,8 @@ def another_version(tmp_path_factory) -> Path:
         ("schemas/flow.py", '(("point", 12), ("context", 18)', '(("context", 18), ("point", 12)'),
         (
             "schemas/ledger.py",
-            "        pad(40),",
-            '        Field("unheard_of", U64, ""),\n        pad(32),',
+            "        pad(24),",
+            '        Field("unheard_of", U64, ""),\n        pad(16),',
         ),
     ):
         text = (root / path).read_text()
@@ -374,8 +374,10 @@ def test_detach_tells_what_was_counted_and_removes_everything(kafka, wire):
 
 def detach(name: str, kafka: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "agent", "--name", name, "--node", name, "--detach"]
-        + ["--kafka", kafka, "--spool", str(SPOOLS)],
+        [
+            *(sys.executable, "-m", "agent", "--name", name, "--node", name),
+            *("--detach", "--kafka", kafka, "--spool", str(SPOOLS)),
+        ],
         cwd=ROOT,
         check=False,
         stdout=subprocess.PIPE,

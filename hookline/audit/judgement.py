@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare the stations, and say what is missing at which.
+
+Between the interface and the rows packets are under way while anybody looks: what the interface
+has counted and the hook has not seen yet, and what the hook has seen and no row tells yet.  So these
+stations may differ by what passed in the interval before the period and in its last one, and by
+nothing where those were silent.  From the rows on everything has a number, and must be there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.points import UNKNOWN
+from hookline.audit.books import Amount, Batches, Books, Place, RunAndKind, Stations
+
+# On a veth the driver itself leaves the Ethernet header out, once XDP runs there.
+_ETHERNET_BYTES = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Packets and bytes that one station has and the next has not; negative where it has more."""
+
+    place: Place
+    between: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Batches that were made and are not stored, and nobody says why."""
+
+    key: RunAndKind
+    batches: int
+    rows: int
+
+
+def differences(books: Books) -> list[Difference]:
+    """Everything that is not accounted for."""
+    return [
+        Difference(place, between, amount)
+        for place, at in sorted(books.stations.items())
+        for between, amount in _of_one(place, at, is_all=books.from_ns == 0)
+        if amount != Amount()
+    ]
+
+
+def _of_one(place: Place, at: Stations, *, is_all: bool) -> Iterator[tuple[str, Amount]]:
+    if place.interface != UNKNOWN:
+        yield "interface and kernel", _beyond_edges(_interface_difference(at), at)
+    yield "kernel and rows", _beyond_edges(at.kernel - at.rows, at)
+    if at.kafka is not None:
+        yield "rows and kafka", _unexplained(at.rows - at.kafka, at.lost, is_all=is_all)
+    yield "rows and clickhouse", _unexplained(at.rows - at.clickhouse, at.lost, is_all=is_all)
+
+
+def _interface_difference(at: Stations) -> Amount:
+    """By the way of counting of this interface, whichever it is."""
+    seen, single = at.kernel, at.kernel - at.extra
+    packets = min((at.interface.packets - one.packets for one in (seen, single)), key=abs)
+    lengths = [seen.bytes, single.bytes]
+    if at.is_at_xdp:
+        lengths += [one.bytes - _ETHERNET_BYTES * one.packets for one in (seen, single)]
+    return Amount(packets, min((at.interface.bytes - one for one in lengths), key=abs))
+
+
+def _beyond_edges(difference: Amount, at: Stations) -> Amount:
+    """What is more than was under way as the period began and ended."""
+    return Amount(
+        _beyond(difference.packets, at.before.packets, at.latest.packets),
+        _beyond(difference.bytes, at.before.bytes, at.latest.bytes),
+    )
+
+
+def _beyond(difference: int, before: int, latest: int) -> int:
+    edge = before + latest
+    return 0 if abs(difference) <= edge else difference
+
+
+def _unexplained(missing: Amount, lost: Amount, *, is_all: bool) -> Amount:
+    """What is missing and was not given up.
+
+    A part of what was given up may be of before the period, unless that is all there is.
+    """
+    if is_all:
+        return missing - lost
+    return Amount(_more_than(missing.packets, lost.packets), _more_than(missing.bytes, lost.bytes))
+
+
+def _more_than(missing: int, lost: int) -> int:
+    return min(missing, 0) or max(missing - lost, 0)
+
+
+def missing_batches(books: Books) -> list[Missing]:
+    """Batches that should be stored and are not, or whose rows are not all there, or too many."""
+    found = []
+    for key, batches in sorted(books.batches.items()):
+        missing, rows = _missing(batches)
+        if missing or rows:
+            found.append(Missing(key, missing, rows))
+    return found
+
+
+def _missing(batches: Batches) -> tuple[int, int]:
+    expected = len(batches.span) - batches.lost - batches.spooled
+    missing = expected - batches.stored
+    # How many rows those have that were lost or wait is not known here.
+    has_all = not batches.lost and not batches.spooled and batches.made_rows
+    return max(missing, 0), batches.made_rows - batches.stored_rows if has_all else 0
+
+
+def completeness(books: Books) -> float:
+    """Which part of all packets that the hooks saw is in rows; 1 where they saw none."""
+    seen = sum(at.kernel.packets for at in books.stations.values())
+    stored = sum(at.clickhouse.packets for at in books.stations.values())
+    return min(stored / seen, 1.0) if seen else 1.0

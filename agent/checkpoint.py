@@ -127,7 +127,7 @@ def _existing_array(path: Path) -> mmap.mmap:
 
 def _two_copies(pins: Pins, dtype: np.dtype[Any], slots: int) -> NDArray[Any]:
     memory = shared_array(pins.map(REPORTED), value_bytes=dtype.itemsize, count=2 * slots)
-    return np.frombuffer(memory, dtype)[: 2 * slots].reshape(2, slots)
+    return np.frombuffer(memory, dtype, 2 * slots).reshape(2, slots)
 
 
 def _half_at(content: mmap.mmap, number: int) -> int:

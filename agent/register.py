@@ -56,7 +56,7 @@ class Register:
         """That of the agent with these pins."""
         pairs = pair_count(hook_points)
         memory = shared_array(pins.map(REGISTER), value_bytes=HOOK_PAIR.size_bytes, count=pairs)
-        return cls(pairs, np.frombuffer(memory, dtype_from_layout(HOOK_PAIR))[:pairs])
+        return cls(pairs, np.frombuffer(memory, dtype_from_layout(HOOK_PAIR), pairs))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -83,7 +83,8 @@ class Segment:
     first: int
     path: Path
     fd: int
-    size_bytes: int = 0
+    size_bytes: int = 0  # what is valid of it
+    is_torn: bool = False  # whether there is more behind that
 
 
 @dataclass(slots=True)
@@ -152,12 +153,12 @@ class Spool:
         if not parts:
             return
         segment = self._segment_to_write()
-        try:
-            _write_all(segment.fd, parts)
-        except OSError:
-            # What got there is no entry, and the next one must not begin behind it.
+        # What got there and is no entry must go before the next one.
+        if segment.is_torn:
             os.ftruncate(segment.fd, segment.size_bytes)
-            raise
+        segment.is_torn = True
+        _write_all(segment.fd, parts)
+        segment.is_torn = False
         size_bytes = sum(map(len, parts))
         segment.size_bytes += size_bytes
         self.waiting_bytes += size_bytes

@@ -62,7 +62,6 @@ async def run(config: Config, stop: Stop) -> None:
     watch = Watch(config.netns, Choice(config.interface, config.exclude_interface))
     try:
         plan = plan_of(config)
-        config.as_broker.connection()  # tells of a bad certificate before anything is attached
         with sole_agent(config.name), Outbox(config.spool_folder, config.spool_bytes) as outbox:
             await _run(config, plan, watch, outbox, stop)
     finally:

@@ -16,8 +16,9 @@ from aiokafka.errors import KafkaError
 
 from agent.spool import Entry, Name
 from schemas.catalogue import RECORD_OF_KIND
-from service.broker import Broker, one_line
+from service.broker import Broker, BrokerUnavailable, one_line
 from service.logs import quiet_kafka_client
+from service.reach import reach
 
 log = logging.getLogger(__name__)
 
@@ -99,24 +100,17 @@ class Publisher:
                 await _let_go(producer)
 
     async def _connect(self) -> AIOKafkaProducer:
-        """A producer, once a broker answers; until then everything waits."""
+        """A producer, once a broker lets us in; until then everything waits."""
+        told = ""
         for attempt in range(1 << 62):
-            producer = AIOKafkaProducer(
-                **self._broker.connection(),
-                acks="all",
-                enable_idempotence=True,
-                compression_type="zstd",
-                max_request_size=_MAX_REQUEST_BYTES,
-                max_batch_size=_MAX_REQUEST_BYTES,
-            )
             try:
-                await producer.start()
-            except (KafkaError, OSError) as error:
-                await producer.stop()
-                if attempt == 0:
+                producer = await self._let_in()
+            except BrokerUnavailable as error:
+                # Once a reason: what is mended step by step is seen step by step.
+                if told != (told := str(error)):
                     log.warning(
                         "kafka is not reachable, retrying; rows are kept",
-                        extra={"brokers": self._broker.addresses, "reason": one_line(error)},
+                        extra={"brokers": self._broker.addresses, "reason": told},
                     )
             else:
                 if attempt:
@@ -124,6 +118,28 @@ class Publisher:
                 return producer
             await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
         raise AssertionError  # unreachable: it retries for ever
+
+    async def _let_in(self) -> AIOKafkaProducer:
+        """A producer that has reached a broker.
+
+        Raises:
+            BrokerUnavailable: no broker answers, or none lets us in.
+        """
+        await reach(self._broker)
+        producer = AIOKafkaProducer(
+            **self._broker.connection(),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="zstd",
+            max_request_size=_MAX_REQUEST_BYTES,
+            max_batch_size=_MAX_REQUEST_BYTES,
+        )
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            await producer.stop()
+            raise BrokerUnavailable(one_line(error)) from None
+        return producer
 
     async def _publish(self, producer: AIOKafkaProducer) -> None:
         """Publish until this producer has failed too often in a row."""

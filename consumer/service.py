@@ -30,6 +30,7 @@ from schemas.catalogue import RECORDS
 from service.broker import BrokerUnavailable
 from service.logs import quiet_kafka_client
 from service.options import host_and_port
+from service.reach import reach
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
@@ -92,16 +93,18 @@ class Start:
         reason = "it does not answer"
         while self._left() > 0:
             try:
-                return await self.within(what, attempt())
+                return await self.within(what, attempt(), reason)
             except (BrokerUnavailable, SinkUnavailable) as error:
                 if reason != str(error):
                     log.warning("waiting", extra={"part": what, "reason": str(error)})
                 reason = str(error)
             await self._pause(min(pause_s, self._left()))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        raise StartError(f"{what} is not available after {self._timeout_s:g} s: {reason}")
+        raise self._too_late(what, reason)
 
-    async def within(self, what: str, awaited: Awaitable[T]) -> T:
+    async def within(
+        self, what: str, awaited: Awaitable[T], reason: str = "it does not answer"
+    ) -> T:
         """The result of *awaited*, unless the time runs out or we are asked to stop."""
         task = asyncio.ensure_future(awaited)
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -114,7 +117,10 @@ class Start:
         task.cancel()
         if self._stop.is_set():
             raise Stopped
-        raise StartError(f"{what} is not available after {self._timeout_s:g} s")
+        raise self._too_late(what, reason)
+
+    def _too_late(self, what: str, reason: str) -> StartError:
+        return StartError(f"{what} is not available after {self._timeout_s:g} s: {reason}")
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -210,8 +216,11 @@ async def _open_kafka(
 ) -> None:
     topics = [*(record.topic for record in RECORDS), dead_letter.TOPIC]
     quiet_kafka_client(quiet=True)
+    broker = config.broker(CLIENT_ID)
     steps: list[Callable[[], Coroutine[Any, Any, None]]] = [
-        partial(create_topics, config.broker(CLIENT_ID).connection(), topics),
+        # It knows the reason where the others only know that there is no broker.
+        partial(reach, broker),
+        partial(create_topics, broker.connection(), topics),
         dead_letters.start,
         source.start,
     ]

@@ -9,6 +9,7 @@ where the broker runs, so that no path needs Java's escapes.
 import base64
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,15 @@ class Ports:
     controller: int
 
 
-def write_files(directory: Path, *, ports: Ports, partitions: int, retention: Retention) -> None:
-    """Prepare *directory* for a start, the first or a later one.
+def write_files(
+    directory: Path,
+    *,
+    ports: Ports,
+    partitions: int,
+    retention: Retention,
+    settings: Mapping[str, object],
+) -> None:
+    """Prepare *directory* for a start, the first or a later one; *settings* win over ours.
 
     Raises: OSError when the directory cannot be written.
     """
@@ -50,9 +58,8 @@ def write_files(directory: Path, *, ports: Ports, partitions: int, retention: Re
         leftover.unlink()
     format_once(directory / "data")
     (directory / "logging.properties").write_text(logging_properties())
-    (directory / "server.properties").write_text(
-        server_properties(ports, partitions=partitions, retention=retention)
-    )
+    ours = server_properties(ports, partitions=partitions, retention=retention)
+    (directory / "server.properties").write_text(as_properties({**ours, **settings}))
 
 
 def format_once(data: Path) -> None:
@@ -88,59 +95,57 @@ def kafka_uuid() -> str:
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
-def server_properties(ports: Ports, *, partitions: int, retention: Retention) -> str:
+def server_properties(ports: Ports, *, partitions: int, retention: Retention) -> dict[str, object]:
     broker, controller = f"{LOOPBACK}:{ports.broker}", f"{LOOPBACK}:{ports.controller}"
-    return as_properties(
-        {
-            "process.roles": "broker,controller",
-            "node.id": NODE_ID,
-            "controller.quorum.voters": f"{NODE_ID}@{controller}",
-            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{broker}",
-            "controller.listener.names": "CONTROLLER",
-            "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "log.dirs": "data",
-            # Topics.
-            "auto.create.topics.enable": "true",
-            "num.partitions": partitions,
-            "compression.type": "producer",
-            "message.max.bytes": MAX_RECORD_BYTES,
-            # One node: every copy is the only one.
-            "default.replication.factor": 1,
-            "offsets.topic.replication.factor": 1,
-            "offsets.topic.num.partitions": 1,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "transaction.state.log.num.partitions": 1,
-            "share.coordinator.state.topic.replication.factor": 1,
-            "share.coordinator.state.topic.min.isr": 1,
-            "share.coordinator.state.topic.num.partitions": 1,
-            # Bounds.
-            "log.retention.hours": retention.hours,
-            "log.retention.bytes": retention.partition_bytes,
-            "log.retention.check.interval.ms": 60_000,
-            "log.segment.bytes": SEGMENT_BYTES,
-            "socket.request.max.bytes": 2 * MAX_RECORD_BYTES,
-            "queued.max.request.bytes": 4 * MAX_RECORD_BYTES,
-            "metadata.log.segment.bytes": METADATA_BYTES,
-            "metadata.max.retention.bytes": METADATA_BYTES,
-            # No note that the controller is alive, twice a second, to a quorum of itself: a third
-            # of the 3 % of a core that an idle broker takes.
-            "metadata.max.idle.interval.ms": 0,
-            # The default of 128 MiB is half of the heap; compacted topics here are small.
-            "log.cleaner.dedupe.buffer.size": 4 << 20,
-            # A consumer group of one need not wait for others.
-            "group.initial.rebalance.delay.ms": 0,
-            # A killed broker is let in again when its session ends: 2 s, where the default is 9.
-            "broker.session.timeout.ms": 2000,
-            "broker.heartbeat.interval.ms": 500,
-            # One machine's flows keep few threads busy.
-            "num.network.threads": 2,
-            "num.io.threads": 2,
-            "background.threads": 2,
-        }
-    )
+    return {
+        "process.roles": "broker,controller",
+        "node.id": NODE_ID,
+        "controller.quorum.voters": f"{NODE_ID}@{controller}",
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{broker}",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "log.dirs": "data",
+        # Topics.
+        "auto.create.topics.enable": "true",
+        "num.partitions": partitions,
+        "compression.type": "producer",
+        "message.max.bytes": MAX_RECORD_BYTES,
+        # One node: every copy is the only one.
+        "default.replication.factor": 1,
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "share.coordinator.state.topic.num.partitions": 1,
+        # Bounds.
+        "log.retention.hours": retention.hours,
+        "log.retention.bytes": retention.partition_bytes,
+        "log.retention.check.interval.ms": 60_000,
+        "log.segment.bytes": SEGMENT_BYTES,
+        "socket.request.max.bytes": 2 * MAX_RECORD_BYTES,
+        "queued.max.request.bytes": 4 * MAX_RECORD_BYTES,
+        "metadata.log.segment.bytes": METADATA_BYTES,
+        "metadata.max.retention.bytes": METADATA_BYTES,
+        # No note that the controller is alive, twice a second, to a quorum of itself: a third
+        # of the 3 % of a core that an idle broker takes.
+        "metadata.max.idle.interval.ms": 0,
+        # The default of 128 MiB is half of the heap; compacted topics here are small.
+        "log.cleaner.dedupe.buffer.size": 4 << 20,
+        # A consumer group of one need not wait for others.
+        "group.initial.rebalance.delay.ms": 0,
+        # A killed broker is let in again when its session ends: 2 s, where the default is 9.
+        "broker.session.timeout.ms": 2000,
+        "broker.heartbeat.interval.ms": 500,
+        # One machine's flows keep few threads busy.
+        "num.network.threads": 2,
+        "num.io.threads": 2,
+        "background.threads": 2,
+    }
 
 
 def logging_properties() -> str:
@@ -159,5 +164,5 @@ def logging_properties() -> str:
     )
 
 
-def as_properties(settings: dict[str, object]) -> str:
+def as_properties(settings: Mapping[str, object]) -> str:
     return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,7 @@ class Kafka:
     """One embedded broker: `async with Kafka(directory) as kafka: ... kafka.bootstrap`.
 
     *port* 0 takes a free one, which is known after the start.  *partitions* is how many a topic
-    gets that nobody created explicitly.
+    gets that nobody created explicitly.  *settings* are the broker's own, and win over ours.
     """
 
     directory: Path
@@ -48,6 +49,7 @@ class Kafka:
     partitions: int = 1
     retention: Retention = field(default_factory=Retention)
     archive_flags: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
     _process: asyncio.subprocess.Process | None = None
 
     @property
@@ -140,7 +142,11 @@ class Kafka:
         ports = Ports(broker=self.port, controller=free_port())
         try:
             write_files(
-                self.directory, ports=ports, partitions=self.partitions, retention=self.retention
+                self.directory,
+                ports=ports,
+                partitions=self.partitions,
+                retention=self.retention,
+                settings=self.settings,
             )
         except OSError as error:
             raise KafkaError(f"cannot write {error.filename}: {error.strerror}") from None

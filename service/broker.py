@@ -12,6 +12,12 @@ from service.options import ConfigError, Secret, host_and_port, option, secret
 KAFKA = "Kafka"
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+# Options that mean something only where kafka_security has this in its name.
+_NEEDED = {
+    "kafka_ca_file": "ssl",
+    "kafka_certificate_file": "ssl",
+    "kafka_user": "sasl",
+}
 
 
 class BrokerUnavailable(Exception):  # noqa: N818  # it says what the brokers are
@@ -40,7 +46,7 @@ class Broker:
         """The arguments that every client of this cluster takes.
 
         Raises:
-            OSError: a certificate or key cannot be read; ssl.SSLError is one.
+            ConfigError: a certificate or key cannot be used.
         """
         arguments: dict[str, Any] = {
             "bootstrap_servers": self.addresses,
@@ -56,9 +62,23 @@ class Broker:
         return arguments
 
     def _ssl_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ca_file or None)
-        if self.certificate_file:
-            context.load_cert_chain(self.certificate_file, self.key_file or None)
+        """One that verifies the brokers' certificates and names; nothing turns that off."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+        except OSError as error:
+            reason = f"holds no certificates of authorities: {_said(error)}"
+            raise ConfigError(f"kafka_ca_file {self.ca_file} {reason}") from None
+        if not self.certificate_file:
+            return context
+        try:
+            # With a password, if a wrong one, a key that wants one is refused; else it is asked for.
+            context.load_cert_chain(self.certificate_file, self.key_file or None, password="")
+        except OSError as error:
+            files = " and ".join(filter(None, (self.certificate_file, self.key_file)))
+            raise ConfigError(
+                f"kafka_certificate_file {files} is no certificate with its key, without a"
+                f" password: {_said(error)}"
+            ) from None
         return context
 
 
@@ -108,6 +128,14 @@ class BrokerOptions:
                 raise ConfigError(f"{name} is {path}, which is no file")
         if self.kafka_security.startswith("sasl") and not self.kafka_user:
             raise ConfigError(f"kafka_security {self.kafka_security} needs kafka_user")
+        # Who asks for one of these believes that it is in force.
+        for name, how in _NEEDED.items():
+            if getattr(self, name) and how not in self.kafka_security:
+                raise ConfigError(
+                    f"{name} is given, and kafka_security {self.kafka_security} does not use it;"
+                    f" choose {' or '.join(one for one in SECURITY if how in one)}"
+                )
+        self.broker("").connection()
 
     def broker(self, client_id: str) -> Broker:
         """The brokers, as the client *client_id* reaches them."""
@@ -122,6 +150,13 @@ class BrokerOptions:
             password=self.kafka_password,
             client_id=client_id,
         )
+
+
+def _said(error: OSError) -> str:
+    """What the TLS library says, without the places in its own code."""
+    return (
+        (getattr(error, "reason", None) or error.strerror or repr(error)).lower().replace("_", " ")
+    )
 
 
 def one_line(error: Exception) -> str:

@@ -67,6 +67,8 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # The filter of a logger does not see what its children log, so the handler has it.
     handler.addFilter(_only("aiokafka", RateLimit(KAFKA_CLIENT_SECONDS)))
+    # At debug it writes out its requests, and one of them holds the password.
+    quiet_kafka_client(quiet=False)
     # What these say of a server that is away, we say in one line.
     for library in ("urllib3", "clickhouse_connect"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -82,6 +84,9 @@ def _only(name: str, limit: RateLimit) -> Callable[[logging.LogRecord], bool]:
 
 
 def quiet_kafka_client(*, quiet: bool) -> None:
-    """Hide what the Kafka client logs, while we report the same in one line ourselves."""
+    """Hide what the Kafka client logs, while we report the same in one line ourselves.
+
+    Its warnings are the most that it ever shows.
+    """
     level = logging.CRITICAL if quiet else logging.WARNING
     logging.getLogger("aiokafka").setLevel(level)

@@ -25,12 +25,14 @@ OURS = {*ALLOWED, "tests", "bench"}
 OWNERS = {
     "bcc": {"agent/kernel.py"},
     "pyroute2": {"agent/netlink.py"},
-    # One for each direction; quarantine writes what could not be read, topics does both by hand.
+    # One for each direction; quarantine writes what could not be read, topics does both by hand, and
+    # reach only comes in.
     "aiokafka": {
         "agent/publisher.py",
         "consumer/source.py",
         "consumer/quarantine.py",
         "hookline/topics.py",
+        "service/reach.py",
     },
     "chdb": {"consumer/api/engine.py"},
     "clickhouse_connect": {"consumer/sink.py", "hookline/history.py"},

@@ -258,9 +258,9 @@ def test_a_certificate_that_cannot_be_read_is_told_before_anything_is_attached(w
     security = ("--kafka-security", "ssl", "--kafka-ca-file", str(tmp_path / "ca.pem"))
     started = Agent("--interface", wire.near.name, *security)
 
-    assert started.wait() == 1
+    assert started.wait() == 2
     assert len(started.lines) == 1
-    assert started.said.startswith("agent: ")
+    assert started.said.startswith(f"agent: kafka_ca_file {tmp_path / 'ca.pem'} holds no")
     assert not started.pins.exists()
 
 

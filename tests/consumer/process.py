@@ -2,6 +2,7 @@
 """A consumer as its own process, as it runs in the field, and the records it reads."""
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,12 @@ class Consumer:
     """`python -m consumer`, or another *module* that is one, which ends with the test."""
 
     def __init__(
-        self, directory: Path, *flags: str, name: str = "consumer", module: str = "consumer"
+        self,
+        directory: Path,
+        *flags: str,
+        name: str = "consumer",
+        module: str = "consumer",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.metrics_port = free_port()
         self._log = directory / f"{name}.{time.monotonic_ns()}.log"
@@ -51,6 +57,7 @@ class Consumer:
                     *flags,
                 ],
                 cwd=ROOT,
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import Config
 from service.broker import Broker, one_line
+from service.options import ConfigError
 
 PLAIN = Broker("k-1:9092,k-2:9092", "plaintext", "", "", "", "PLAIN", "", "", "hookline-consumer")
 
@@ -62,3 +64,52 @@ def test_sasl_brings_user_and_password():
 def test_an_error_without_words_is_named():
     assert one_line(ValueError()) == "ValueError()"
     assert one_line(ValueError("first\nsecond")) == "first"
+
+
+def test_an_authority_or_certificate_that_is_none_is_named(certificate, tmp_path):
+    pem, key = map(str, certificate)
+    nothing = tmp_path / "nothing.pem"
+    nothing.write_text("no certificate")
+    own = {"kafka_security": "ssl", "kafka_ca_file": pem}
+
+    for wrong, named in (
+        ({"kafka_ca_file": str(nothing)}, f"kafka_ca_file {nothing} holds no certificates"),
+        ({"kafka_certificate_file": str(nothing)}, f"kafka_certificate_file {nothing} is no"),
+        ({"kafka_certificate_file": pem}, f"kafka_certificate_file {pem} is no certificate with"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            Config(**own | wrong)
+        assert named in str(refused.value)
+
+    assert Config(**own, kafka_certificate_file=pem, kafka_key_file=key)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"kafka_ca_file": __file__}, "kafka_ca_file is given, and kafka_security plaintext"),
+        (
+            {"kafka_security": "sasl_plaintext", "kafka_user": "u", "kafka_ca_file": __file__},
+            "choose ssl or sasl_ssl",
+        ),
+        ({"kafka_security": "ssl", "kafka_user": "u"}, "choose sasl_plaintext or sasl_ssl"),
+    ],
+)
+def test_protection_that_was_meant_and_is_not_in_force_is_refused(given, named):
+    with pytest.raises(ConfigError, match=named):
+        Config(**given)
+
+
+def test_a_key_with_a_password_is_refused_and_asked_for_nothing(tmp_path):
+    pem, key = tmp_path / "own.pem", tmp_path / "own.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-passout", "pass:secret", "-subj", "/CN=hookline", "-keyout", key, "-out", pem),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+    with pytest.raises(ConfigError, match="without a password"):
+        Config(kafka_security="ssl", kafka_certificate_file=str(pem), kafka_key_file=str(key))

@@ -58,6 +58,10 @@ class Kafka:
         return f"{LOOPBACK}:{self.port}"
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
     def pid(self) -> int:
         return self._running().pid
 

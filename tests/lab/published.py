@@ -124,6 +124,11 @@ def _once(batches: Iterable[Batch]) -> list[Batch]:
     return list(found.values())
 
 
+async def read_topic(bootstrap: str, topic: str, node: str) -> list[Batch]:
+    """The batches of *node* in one topic, in their order."""
+    return [decode(payload) for payload in await _payloads(bootstrap, topic, node.encode())]
+
+
 async def _payloads(bootstrap: str, topic: str, key: bytes) -> list[bytes]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, max_partition_fetch_bytes=16 << 20, fetch_max_wait_ms=50

@@ -6,14 +6,13 @@ The rights are those of the guide, given by its own commands.
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
 
 import pytest
 
-from agent.publisher import Publisher
 from hookline.broker_files import LOOPBACK
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
+from schemas.rejection import REJECTION
 from service.broker import BrokerUnavailable
 from service.options import environment_name
 from service.reach import reach
@@ -22,21 +21,14 @@ from tests.consumer.process import DEADLINE_S, POLL_S, Consumer, has_read_everyt
 from tests.lab.waiting import wait_until
 from tests.schemas.batches import a_batch
 from tests.services.acls import rights
+from tests.services.publishing import publishing
 from tests.services.secure_broker import broker_of
 
 pytestmark = pytest.mark.services
 
+# Who consumes writes the last kind itself.
+OF_AGENTS = [record for record in RECORDS if record is not REJECTION]
 WAYS_IN = ("TLS", "PASSWORD", "CERTIFICATE")
-
-
-@asynccontextmanager
-async def publisher(options, node):
-    one = Publisher(broker_of(options), node=node, backlog_bytes=1 << 20)
-    one.start()
-    try:
-        yield one
-    finally:
-        await one.stop(0.1)
 
 
 async def until(is_so, what):
@@ -69,10 +61,10 @@ async def test_what_an_agent_publishes_is_in_the_tables_whatever_the_broker_asks
     secure_kafka, tmp_path, way
 ):
     node = f"node-by-{way.lower()}"
-    async with publisher(secure_kafka.options(way), node) as agent:
-        for record in RECORDS:
+    async with publishing(broker_of(secure_kafka.options(way))) as agent:
+        for record in OF_AGENTS:
             agent.add(a_batch(record.kind, rows=40, node=node))
-        await until(lambda: agent.published_batches_total == len(RECORDS), "acknowledgements")
+        await until(lambda: agent.published_batches == len(OF_AGENTS), "acknowledgements")
 
     # The rights name the group, so all three ways read in the same one.
     database = tmp_path / "db"
@@ -91,14 +83,12 @@ async def test_what_an_agent_publishes_is_in_the_tables_whatever_the_broker_asks
         assert await running.terminate() == 0
 
     with Engine(database) as engine:
-        for record in RECORDS:
+        for record in OF_AGENTS:
             count = f"SELECT count() FROM {DATABASE}.{record.table} WHERE node = '{node}'"
             assert engine.value(count) == 40
 
 
 def test_the_guide_gives_rights_to_every_topic():
-    topics = {record.topic for record in RECORDS}
-
     written = {one.name for one in rights() if one.principal == "User:agent"}
     read = {
         one.name
@@ -106,8 +96,8 @@ def test_the_guide_gives_rights_to_every_topic():
         if one.principal == "User:consumer" and (one.operation, one.resource) == ("Read", "--topic")
     }
 
-    assert written == topics
-    assert read == topics
+    assert written == {record.topic for record in OF_AGENTS}
+    assert read == {record.topic for record in RECORDS}
 
 
 async def test_an_agent_may_write_records_and_no_dead_letters(secure_kafka):
@@ -209,12 +199,12 @@ async def test_an_agent_goes_on_trying_and_keeps_its_flows(secure_kafka, caplog)
     wrong = secure_kafka.options("PASSWORD") | {"kafka_password": "guessed"}
 
     with caplog.at_level(logging.WARNING, "agent.publisher"):
-        async with publisher(wrong, "patient") as agent:
+        async with publishing(broker_of(wrong)) as agent:
             agent.add(a_batch(node="patient"))
             await until(lambda: told(caplog), "a warning")
 
-            assert agent.waiting_rows == 3
-            assert not agent._task.done()
+            assert agent.waiting_batches == 1
+            agent.publisher.raise_if_failed()
     assert "it refuses user 'agent'" in told(caplog)[0]
 
 
@@ -231,7 +221,7 @@ async def test_an_agent_tells_a_new_reason_and_no_reason_twice(monkeypatch, capl
 
     monkeypatch.setattr("agent.publisher.reach", refuse)
     with caplog.at_level(logging.WARNING, "agent.publisher"):
-        async with publisher({}, "patient"):
+        async with publishing(broker_of({})):
             await until(lambda: next(reasons, "over") == "over", "further tries")
 
     assert told(caplog) == ["no broker answers", "it refuses user 'agent'"]

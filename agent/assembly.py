@@ -41,6 +41,7 @@ class Parts:
     chronicle: Chronicle
     deliveries: Deliveries
     owners: OwnerLookup | None
+    socket_books: SocketBooks | None
     clock: KernelClock
     observer: Observer
     outbox: Outbox
@@ -60,7 +61,7 @@ async def assemble(
     """The parts; the maps that the loader has made are open, and nothing is attached.
 
     Raises:
-        OSError: a map cannot be opened, or the metrics' address cannot be bound.
+        OSError: a map cannot be opened.
     """
     points = HookPoints(plan.hook_points, Register.pinned(plan.pins, plan.hook_points))
     ledger = Ledger(points, time.time_ns())
@@ -91,17 +92,6 @@ async def assemble(
         sizes=plan.sizes,
         on_told=publisher.more_waits,
     )
-    if config.metrics_listen:
-        address = host_and_port(config.metrics_listen, "metrics_listen")
-        listen(
-            *address,
-            ledger,
-            publisher,
-            outbox=outbox,
-            owners=owners,
-            sockets=socket_books,
-            chronicle=chronicle,
-        )
     return Parts(
         plan=plan,
         report=report,
@@ -110,9 +100,30 @@ async def assemble(
         chronicle=chronicle,
         deliveries=deliveries,
         owners=owners,
+        socket_books=socket_books,
         clock=clock,
         observer=observer,
         outbox=outbox,
         publisher=publisher,
         journal=journal,
+    )
+
+
+def serve_metrics(config: Config, parts: Parts) -> None:
+    """Answer whoever asks for them, where that is wanted, in a thread that lasts.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    if not config.metrics_listen:
+        return
+    address = host_and_port(config.metrics_listen, "metrics_listen")
+    listen(
+        *address,
+        parts.ledger,
+        parts.publisher,
+        outbox=parts.outbox,
+        owners=parts.owners,
+        sockets=parts.socket_books,
+        chronicle=parts.chronicle,
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of an agent: kernel -> observer -> journal -> outbox -> publisher.
 
-Start: load, take over what an agent that is no more has left, attach, then drain on a timer.
-Nothing wakes us: a wake-up would cost the packet's CPU microseconds.
+Start: load, take over what an agent that is no more has left, give up what of root's powers was
+only for that, attach, then drain on a timer.  Nothing wakes us: a wake-up would cost the packet's
+CPU microseconds.
 Stop: tell what is left and publish it within the deadline.  The programs stay, for the agent that
 comes next, unless they are asked to go too.
 """
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from agent.assembly import Parts, assemble
+from agent.assembly import Parts, assemble, serve_metrics
 from agent.attach import Attachment
 from agent.attachments import Attachments, Books
 from agent.captures import Captures
@@ -30,6 +31,7 @@ from agent.outbox import Outbox
 from agent.owners import OwnerLookup
 from agent.plan import Pins, Plan, Report, remove_all
 from agent.planning import plan_of
+from agent.privileges import give_up_privileges
 from agent.programs import load, sole_agent
 from agent.succession import Predecessors, succeed
 from agent.survey import Events, keep_informed, name_cgroups
@@ -81,6 +83,11 @@ async def _run(config: Config, plan: Plan, watch: Watch, outbox: Outbox, stop: S
             predecessors=predecessors,
             chronicle=watch.chronicle,
         )
+        is_told_of_all = _events(config, report) is Events.ALL
+        give_up_privileges(
+            config.netns, lists_sockets=parts.owners is not None and not is_told_of_all
+        )
+        serve_metrics(config, parts)
         variants = await _begin(config, parts, watch, predecessors)
     except BaseException:
         # What others have left counts on; what is new has told nobody anything.

@@ -5,7 +5,8 @@ The kernel tells of sockets by events, but not of those that were there before; 
 once.  Where there are no events, listing them again and again has to do: connections that begin
 and end in between stay unknown then.
 
-Everything that reads files or waits for the kernel runs in a thread.  Only sockets of our own
+Everything that reads files or waits for the kernel runs in a thread, which ends with it: one that
+lived on would keep the privileges that the agent gives up after its start.  Only sockets of our own
 network namespace are listed: to enter another one would take CAP_SYS_ADMIN.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -140,7 +142,12 @@ async def name_cgroups(cgroups: Cgroups) -> None:
 async def _asked(look: Callable[[], Found]) -> Found | None:
     """What *look* finds, in a thread; None when the kernel does not answer."""
     try:
-        return await asyncio.to_thread(look)
+        return await _in_a_thread(look)
     except OSError as error:
         log.warning("cannot learn who has which socket", extra={"reason": str(error)})
         return None
+
+
+async def _in_a_thread(look: Callable[[], Found]) -> Found:
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, look)

@@ -55,6 +55,14 @@ struct capture_scratch {
 	u8 bytes[CAPTURE_LONGEST];
 };
 
+/* What the elements of the next one are like; never used. */
+struct capture_ring_table_t {
+	int key;
+	u32 leaf;
+	u32 max_entries;
+};
+__attribute__((section("maps/ringbuf"))) struct capture_ring_table_t capture_ring = {
+	.max_entries = PAGE_SIZE};
 struct capture_rings_table_t {
 	int key;
 	u32 leaf;
@@ -62,11 +70,12 @@ struct capture_rings_table_t {
 	u32 max_entries;
 };
 /* Key: slot.  The agent makes it, and puts a capture's ring buffer in before the programs run. */
-__attribute__((section("maps/array_of_maps:" PINS
+__attribute__((section("maps/array_of_maps$capture_ring:" PINS
 		       "/capture_rings"))) struct capture_rings_table_t capture_rings = {
 	.max_entries = CAPTURE_SLOTS};
 /* Key: (slot * CPUS + CPU) * HOOK_POINTS + hook point.  We write; the agent zeroes a free slot. */
-SHARED_ARRAY(capture_books, struct capture_books, CAPTURE_SLOTS *CPUS *HOOK_POINTS);
+BPF_F_TABLE("array:" PINS "/capture_books", u32, struct capture_books, capture_books,
+	    CAPTURE_SLOTS *CPUS *HOOK_POINTS, BPF_F_MMAPABLE);
 /* Key: CPU.  Each compilation has its own.  A per-CPU array holds no element as large. */
 BPF_F_TABLE("array:" PINS "/capture_scratch", u32, struct capture_scratch, capture_scratch, CPUS,
 	    0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Maps that the agent reads, and programs that are compiled later share.  bcc creates each under
- * PINS, or opens the one that is pinned there.
+ * PINS.  With STAND_INS they are only there to be named: who loads the programs has others.
  */
 #pragma once
 
@@ -11,9 +11,15 @@
  */
 #define PRIVATE(name) PINS "/" name "~" CODE
 
+#if STAND_INS
+#define ENTRIES(count) 1
+#else
+#define ENTRIES(count) (count)
+#endif
+
 /* The agent maps these into its memory. */
 #define SHARED_ARRAY(name, entry, count)                                                           \
-	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, count, BPF_F_MMAPABLE)
+	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, ENTRIES(count), BPF_F_MMAPABLE)
 
 /* Events on their way to the agent, which polls: a wake-up costs the packet's CPU microseconds. */
 #if PERF_BUFFER

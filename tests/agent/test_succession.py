@@ -61,6 +61,7 @@ def successors(*flags: str, kafka: str, root: Path = ROOT) -> Iterator["Line"]:
     """Agents of one name, one after the other; the last one detaches, the first runs from *root*."""
     line = Line(flags, kafka, root)
     try:
+        line.latest.until_ready()
         yield line
     finally:
         line.end()
@@ -72,14 +73,14 @@ class Line:
     def __init__(self, flags: tuple[str, ...], kafka: str, root: Path) -> None:
         self._flags = flags
         self._kafka = kafka
-        self.latest = Agent(*KEEP, *flags, kafka=kafka, root=root).until_ready()
+        self.latest = Agent(*KEEP, *flags, kafka=kafka, root=root)
         self.name = self.latest.name
 
     def following(self, *further: str) -> Agent:
         """The next one, once it is ready."""
         flags = (*KEEP, *self._flags, *further)
-        self.latest = Agent(*flags, kafka=self._kafka, name=self.name).until_ready()
-        return self.latest
+        self.latest = Agent(*flags, kafka=self._kafka, name=self.name)
+        return self.latest.until_ready()
 
     def finish(self) -> Published:
         """Stop the latest for good, and read what all of them have published."""

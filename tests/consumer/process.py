@@ -45,14 +45,16 @@ class Consumer:
         name: str = "consumer",
         module: str = "consumer",
         environment: Mapping[str, str] | None = None,
+        run_by: Sequence[str] = (),
     ) -> None:
+        """*run_by* is a command that runs the consumer in its own place."""
         self.metrics_port = free_port()
         self._log = directory / f"{name}.{time.monotonic_ns()}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", module),
+                    *(*run_by, sys.executable, "-m", module),
                     *("--metrics-listen", f"127.0.0.1:{self.metrics_port}"),
                     *flags,
                 ],

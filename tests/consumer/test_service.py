@@ -6,13 +6,17 @@ All tests share one broker, so each has a group and nodes of its own and looks a
 
 import asyncio
 import itertools
+import os
 import socket
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgpack
 import numpy as np
 import pytest
 
+from agent.capabilities import capability_set, status_field
 from hookline.kafka import Kafka
 from schemas import wire
 from schemas.catalogue import RECORDS
@@ -39,6 +43,7 @@ from tests.schemas.batches import a_batch
 pytestmark = pytest.mark.services
 
 TOPICS = [record.topic for record in RECORDS]
+SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
 numbers = itertools.count()
 
 
@@ -52,12 +57,13 @@ class Place:
         self.group = f"group-of-{self.node}"
         self.database = directory / "db"
 
-    def consumer(self, *flags: str, name: str = "consumer") -> Consumer:
+    def consumer(self, *flags: str, name: str = "consumer", run_by: Sequence[str] = ()) -> Consumer:
         return Consumer(
             self.directory,
             *("--kafka", self.kafka, "--group", self.group, "--group-instance", name),
             *("--clickhouse", f"chdb://{self.database}", "--max-age", "0.2", *flags),
             name=name,
+            run_by=run_by,
         )
 
     async def store_everything(self) -> None:
@@ -113,6 +119,26 @@ async def test_what_agents_publish_is_in_the_tables(place):
         assert engine.value(
             f"SELECT sum(bytes) FROM {DATABASE}.flows WHERE node = '{nodes[0]}'"
         ) == 2 * int(sent.columns["bytes"].sum())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become nobody: sudo make test")
+async def test_a_consumer_is_nobody_and_may_do_nothing(kafka):
+    nobody = ("--reuid=65534", "--regid=65534", "--clear-groups")
+    nothing = ("--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all")
+    # Not below tmp_path, which only its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="hookline-nobody-") as folder:
+        os.chown(folder, 65534, 65534)
+        place = Place(kafka, Path(folder))
+        await publish(kafka, a_batch(rows=10, node=place.node))
+
+        with place.consumer(run_by=("setpriv", *nobody, *nothing)) as consumer:
+            await place.until_read(consumer)
+            status = Path(f"/proc/{consumer.process.pid}/status").read_text()
+            assert await consumer.terminate() == 0
+
+        assert status_field("Uid", status) == "65534"
+        assert {capability_set(f"Cap{one}", status) for one in SETS} == {0}
+        assert place.stored() == 10
 
 
 async def test_a_consumer_that_continues_stores_the_rest_and_nothing_twice(place):

@@ -10,7 +10,7 @@ _POLL_S = 0.02
 T = TypeVar("T")
 
 
-def wait_until(look: Callable[[], T | None], what: str, deadline_s: float = 20.0) -> T:
+def wait_until(look: Callable[[], T | None], what: str, deadline_s: float = 60.0) -> T:
     """What *look* returns as soon as that is true."""
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:

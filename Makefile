@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: help setup dev up demo test check lint types style shell generated generate lock bench clean
+.PHONY: help setup dev up demo test fuzz check lint types style shell generated generate lock bench clean
 bin := .venv/bin
 # bpf/events.h is laid out by its generator, which `generated` checks.
 written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h bench/*.c))
@@ -21,6 +21,9 @@ demo: setup ## start everything and watch traffic of its own making
 
 test: dev ## run the tests; make test ARGS="-k ledger"
 	$(bin)/pytest $(ARGS)
+
+fuzz: dev ## look for records that break the consumer; make fuzz ARGS="batches --seconds 600"
+	$(bin)/python -m tests.fuzz $(ARGS)
 
 check: lint types style shell generated ## run every check that needs no kernel and no broker
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accumulate the records of one table until they are worth inserting.
 
-A batch is due when it holds `max_rows` rows or when its oldest record is `max_age_s` seconds
-old, whichever comes first.  It remembers the next offset of every partition it drew from, so
+A batch is due when it holds `max_rows` rows, or as much memory as so many take at most, or when its
+oldest record is `max_age_s` seconds old, whichever comes first.  It remembers the next offset of every partition it drew from, so
 that we commit exactly what was inserted.
 """
 
@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from consumer.record import Accepted, Partition, Record
+from schemas.wire import Names
+
+# More than a row takes, names of servers and their questions included.
+ROW_BYTES = 256
+# What a category takes in memory, however short it is.
+CATEGORY_BYTES = 128
 
 
 @dataclass(slots=True)
@@ -27,6 +33,7 @@ class Batch:
     accepted: list[Accepted] = field(default_factory=list)
     next_offsets: dict[Partition, int] = field(default_factory=dict)
     rows: int = 0
+    memory_bytes: int = 0
     _opened_at: float = 0.0
 
     def add(self, accepted: Accepted, now: float) -> None:
@@ -34,6 +41,7 @@ class Batch:
         self._advance(accepted.record, now)
         self.accepted.append(accepted)
         self.rows += accepted.rows.rows
+        self.memory_bytes += _memory_bytes(accepted)
 
     def skip(self, record: Record, now: float) -> None:
         """Pass over a record that is in the dead letter topic already."""
@@ -47,7 +55,7 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
-        return self.rows >= self.max_rows
+        return self.rows >= self.max_rows or self.memory_bytes >= self.max_rows * ROW_BYTES
 
     def is_due(self, now: float) -> bool:
         return self.is_full or self.due_in(now) <= 0
@@ -57,6 +65,12 @@ class Batch:
         if not self.next_offsets:
             return float("inf")
         return self._opened_at + self.max_age_s - now
+
+
+def _memory_bytes(accepted: Accepted) -> int:
+    columns = accepted.rows.columns.values()
+    categories = sum(len(column.categories) for column in columns if isinstance(column, Names))
+    return len(accepted.record.payload or b"") + CATEGORY_BYTES * categories
 
 
 def insert_token(accepted: Iterable[Accepted]) -> str:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 def judge(record: Record) -> Accepted | Rejected:
     """Decode a record, or say why it cannot be."""
+    if record.fault:
+        return Rejected(record, record.fault)
     if record.payload is None:
         return Rejected(record, "record has no value")
     try:

@@ -10,7 +10,10 @@ Partition = tuple[str, int]  # topic, number
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as Kafka stores it; *payload* is None where a producer sent no value."""
+    """One record as Kafka stores it; *payload* is None where a producer sent no value.
+
+    With a *fault* it stands for a whole record batch, which begins with *payload*.
+    """
 
     topic: str
     partition: int
@@ -18,6 +21,7 @@ class Record:
     timestamp_ms: int
     key: bytes | None
     payload: bytes | None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

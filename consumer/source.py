@@ -24,6 +24,7 @@ from aiokafka.errors import (
 from aiokafka.errors import for_code as error_for_code
 
 from consumer.record import Partition, Record
+from consumer.unpack import Allowance, Unreadable, bound_client_library
 from service.broker import BrokerError, BrokerUnavailable, one_line
 
 # Large enough that one fetch feeds one insert, small enough to hold several in memory.
@@ -89,6 +90,7 @@ class Source:
         self._on_assigned = on_assigned
         self._on_lost = on_lost
         self._next_offsets: dict[Any, int] = {}
+        self._allowance = Allowance()
         self._consumer: Any = None
         self._assigned = asyncio.Event()
         self.assignment = 0
@@ -99,6 +101,7 @@ class Source:
         Raises:
             BrokerUnavailable: no broker answers, or none lets us in.
         """
+        bound_client_library(self._allowance)
         self._consumer = AIOKafkaConsumer(
             **self._connection,
             group_id=self._group,
@@ -132,6 +135,7 @@ class Source:
             BrokerError: we may not read, or what is stored is damaged.
         """
         assignment = self.assignment
+        self._allowance.renew()
         try:
             fetched = await self._consumer.getmany(timeout_ms=max(1, int(wait_s * 1000)))
         except KafkaError as error:
@@ -160,8 +164,9 @@ class Source:
 
     def _advance(self, partition: Any, fetched: Sequence[Any]) -> None:
         # Our producers use no transactions, so an offset without a record is a record lost.
-        expected = self._next_offsets.get(partition, fetched[0].offset)
-        if lost := fetched[0].offset - expected:
+        first = _first_offset(fetched[0])
+        expected = self._next_offsets.get(partition, first)
+        if lost := first - expected:
             self._on_lost(partition.topic, lost)
             log.error(
                 "records lost: kafka deleted them before they were read",
@@ -220,11 +225,21 @@ class Source:
         await self._consumer.stop()
 
 
+def _first_offset(one: Any) -> int:
+    """Where a record begins; one that stands for a batch has the last offset of that."""
+    return int(one.value.first_offset if isinstance(one.value, Unreadable) else one.offset)
+
+
 def _records(fetched: Iterable[Any]) -> list[Record]:
     return [
-        Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value)
+        Record(one.topic, one.partition, one.offset, one.timestamp, one.key, *_content(one.value))
         for one in fetched
     ]
+
+
+def _content(value: bytes | Unreadable | None) -> tuple[bytes | None, str]:
+    """Payload and fault of a record."""
+    return (value.shown, value.reason) if isinstance(value, Unreadable) else (value, "")
 
 
 async def create_topics(connection: Mapping[str, Any], topics: Sequence[str]) -> None:

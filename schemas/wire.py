@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from schemas.catalogue import RECORD_OF_KIND
 from schemas.layout import NAME, TEXT, Field, Record
+from schemas.payload import PayloadError, unpack
 
 VERSION = 1
 MAX_ROWS = 1 << 20
-MAX_PAYLOAD_BYTES = 256 << 20
 MAX_NAME_BYTES = 256
 MAX_CATEGORIES = 1 << 16
 LATEST_TIME_NS = 7_258_118_400_000_000_000  # 2200-01-01
@@ -125,7 +125,7 @@ def decode(payload: bytes) -> Batch:
     """
     content = _unpack(payload)
     if (version := content.get("v")) != VERSION:
-        raise WireError(f"version is {version!r}, this consumer reads {VERSION}")
+        raise WireError(f"version is {str(version)[:40]}, this consumer reads {VERSION}")
     kind = _text(content, "kind")
     if kind not in RECORD_OF_KIND:
         raise WireError(f"kind {kind!r} is unknown")
@@ -145,13 +145,10 @@ def decode(payload: bytes) -> Batch:
 
 
 def _unpack(payload: bytes) -> dict[str, Any]:
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise WireError(f"payload has {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}")
     try:
-        # The limits default to the payload's own length, so nothing is allocated for lies.
-        content = msgpack.unpackb(payload, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise WireError(f"payload is no msgpack: {str(error) or type(error).__name__}") from None
+        content = unpack(payload)
+    except PayloadError as error:
+        raise WireError(str(error)) from None
     if not isinstance(content, dict):
         raise WireError(f"payload is a {type(content).__name__}, not a map")
     return content

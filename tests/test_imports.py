@@ -25,11 +25,12 @@ OURS = {*ALLOWED, "tests", "bench"}
 OWNERS = {
     "bcc": {"agent/kernel.py"},
     "pyroute2": {"agent/netlink.py"},
-    # One for each direction; quarantine writes what could not be read, topics does both by hand, and
-    # reach only comes in.
+    # One for each direction; unpack stands in for a part of it, quarantine writes what could not be
+    # read, topics does both by hand, and reach only comes in.
     "aiokafka": {
         "agent/publisher.py",
         "consumer/source.py",
+        "consumer/unpack.py",
         "consumer/quarantine.py",
         "hookline/topics.py",
         "service/reach.py",

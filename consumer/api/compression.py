@@ -3,12 +3,13 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import lz4.frame
 import zstandard
 
 from consumer.api.fault import INCORRECT_DATA, NOT_IMPLEMENTED, QUERY_IS_TOO_LARGE, Fault
+from consumer.decompress import DamagedError, TooLargeError, decompress
 
 # In the order of preference when a client accepts several, as ClickHouse has it.
 ENCODINGS = ("lz4", "zstd", "gzip", "deflate")
@@ -89,31 +90,13 @@ def decoded_body(body: bytes, encoding: str, *, max_bytes: int) -> bytes:
     """
     if encoding in {"", "identity"}:
         return body
-    decompressor = _decompressor(encoding)
+    if encoding not in ENCODINGS:
+        raise Fault(
+            NOT_IMPLEMENTED, f"content encoding {encoding} is not among {', '.join(ENCODINGS)}"
+        )
     try:
-        content = _bounded(decompressor, body, max_bytes)
-    except (zlib.error, zstandard.ZstdError, RuntimeError, EOFError) as error:
+        return decompress(encoding, body, max_bytes)
+    except DamagedError as error:
         raise Fault(INCORRECT_DATA, f"the body is not {encoding}: {error}") from None
-    if len(content) > max_bytes:
-        raise Fault(QUERY_IS_TOO_LARGE, f"the body holds more than {max_bytes} bytes")
-    return content
-
-
-def _decompressor(encoding: str) -> Any:
-    if encoding == "lz4":
-        return lz4.frame.LZ4FrameDecompressor()
-    if encoding == "zstd":
-        return zstandard.ZstdDecompressor()
-    if encoding == "gzip":
-        return zlib.decompressobj(_GZIP_WBITS)
-    if encoding == "deflate":
-        return zlib.decompressobj()
-    raise Fault(NOT_IMPLEMENTED, f"content encoding {encoding} is not among {', '.join(ENCODINGS)}")
-
-
-def _bounded(decompressor: Any, body: bytes, max_bytes: int) -> bytes:
-    # One byte more than allowed shows that there is more, whatever it would grow to.
-    if isinstance(decompressor, zstandard.ZstdDecompressor):
-        with decompressor.stream_reader(body) as reader:
-            return reader.read(max_bytes + 1)
-    return bytes(decompressor.decompress(body, max_bytes + 1))
+    except TooLargeError:
+        raise Fault(QUERY_IS_TOO_LARGE, f"the body holds more than {max_bytes} bytes") from None

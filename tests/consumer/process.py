@@ -146,9 +146,10 @@ async def publish_payloads(kafka: str, *records: tuple[str, str, bytes | None]) 
             await one.send_and_wait(topic, payload, key.encode())
 
 
-async def dead_letters(kafka: str, *, key: str) -> list[dict[str, Any]]:
+async def dead_letters(kafka: str, *, key: str | None) -> list[dict[str, Any]]:
     """Every dead letter of records with *key*, in their order."""
-    return [letter for letter in await _all_dead_letters(kafka) if letter["key"] == key.encode()]
+    wanted = None if key is None else key.encode()
+    return [letter for letter in await _all_dead_letters(kafka) if letter["key"] == wanted]
 
 
 async def _all_dead_letters(kafka: str) -> list[dict[str, Any]]:

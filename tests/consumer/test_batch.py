@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-from consumer.batch import Batch, insert_token
+import numpy as np
+
+from consumer.batch import CATEGORY_BYTES, ROW_BYTES, Batch, insert_token
 from consumer.record import Accepted, Record
+from schemas.wire import Names
 from tests.schemas.batches import a_batch
 
 
@@ -20,6 +23,16 @@ def test_is_due_once_it_holds_max_rows():
     assert not batch.is_due(now=100.0)
     batch.add(an_accepted(rows=1), now=100.0)
     assert batch.is_due(now=100.0)
+
+
+def test_is_due_once_it_takes_the_memory_of_max_rows_whatever_it_holds():
+    names = Names(np.empty(0, "|u1"), tuple(map(str, range(100))))
+    batch = Batch(max_rows=1000, max_age_s=2.0)
+    while not batch.is_due(now=100.0):
+        batch.add(an_accepted(rows=0, columns={"interface": names}), now=100.0)
+
+    assert batch.rows == 0
+    assert len(batch.accepted) < 1000 * ROW_BYTES / (100 * CATEGORY_BYTES) + 1
 
 
 def test_is_due_once_the_oldest_record_reaches_max_age():

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fuzz what reads records that somebody else wrote: `python -m tests.fuzz TARGET [--seconds N]`.
+
+Atheris watches which branches an input takes and changes those that took new ones, so it gets
+further into a format than chance does.  An input that makes a target fail is written into a file,
+`crash-...`, and `python -m tests.fuzz TARGET --replay FILE` repeats it.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+
+# The libraries are not instrumented: what is theirs is tried, not explored.
+with atheris.instrument_imports(include=["consumer", "schemas"], enable_loader_override=False):
+    from consumer.pipeline import judge
+    from consumer.record import Accepted, Record, Rejected
+    from consumer.unpack import Allowance, Batches
+    from schemas import wire
+    from tests.services.bombs import CODECS
+
+from tests.consumer.test_unpack import built
+from tests.schemas.batches import a_batch
+
+# What an input may become, on top of what is there: far below what it would take unbounded.
+_MEMORY_BYTES = 2 << 30
+_INPUT_BYTES = 1 << 16
+_INPUT_SECONDS = 5
+
+
+def record(content: bytes) -> None:
+    """A payload is a batch of rows, or is rejected."""
+    try:
+        batch = wire.decode(content)
+    except wire.WireError:
+        return
+    assert all(_length(column) == batch.rows for column in batch.columns.values())
+
+
+def batches(content: bytes) -> None:
+    """An answer of a broker is records, each of which is accepted or rejected."""
+    found = Batches(Allowance(), content)
+    found.has_next()
+    while found.has_next():
+        batch = found.next_batch()
+        batch.validate_crc()
+        for one in batch:
+            payload = one.value if isinstance(one.value, bytes) else b""
+            verdict = judge(Record("hookline.flow.v1", 0, one.offset, 0, one.key, payload))
+            assert isinstance(verdict, Accepted | Rejected)
+
+
+def _length(column: wire.Column) -> int:
+    if isinstance(column, wire.Names):
+        return len(column.codes)
+    return len(column.lengths if isinstance(column, wire.Text) else column)
+
+
+def _records() -> list[bytes]:
+    return [wire.encode(a_batch(kind, rows=rows)) for kind in ("flow", "dns") for rows in (0, 2)]
+
+
+def _answers() -> list[bytes]:
+    return [built([(1, b"web-1", one) for one in _records()], codec=codec) for codec in CODECS]
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
+    "record": (record, _records),
+    "batches": (batches, _answers),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=60, help="how long (default: 60)")
+    parser.add_argument("--corpus", type=Path, help="a folder that keeps inputs between runs")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="only this input")
+    arguments = parser.parse_args()
+    target, seeds = TARGETS[arguments.target]
+    if arguments.replay:
+        target(arguments.replay.read_bytes())
+        return
+    with tempfile.TemporaryDirectory(prefix="hookline-fuzz-") as folder:
+        for number, seed in enumerate(seeds()):
+            Path(folder, f"seed-{number}").write_bytes(seed)
+        resource.setrlimit(resource.RLIMIT_AS, (_used_bytes() + _MEMORY_BYTES,) * 2)
+        corpora = [str(arguments.corpus), folder] if arguments.corpus else [folder]
+        options = {
+            "max_total_time": arguments.seconds,
+            "max_len": _INPUT_BYTES,
+            "timeout": _INPUT_SECONDS,
+            # Ours is the limit that counts.
+            "rss_limit_mb": 0,
+            "print_final_stats": 1,
+        }
+        flags = [f"-{name}={value}" for name, value in options.items()]
+        atheris.Setup([sys.argv[0], *flags, *corpora], target)
+        atheris.Fuzz()
+
+
+def _used_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.plan import LoadError, Plan, Recompilation, Report
+from service.secrets import without_options
 
 LOCKS = Path("/run/hookline")
 
@@ -39,6 +40,7 @@ async def _run(module: str, order: str) -> str:
         "-m",
         module,
         str(os.getpid()),
+        env=without_options(os.environ),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

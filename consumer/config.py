@@ -2,6 +2,7 @@
 # ruff: noqa: RUF009  # option() and secret() return dataclass fields
 """What can be set on a consumer, with its default, meaning and limits."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from urllib.parse import urlsplit
@@ -93,11 +94,12 @@ class Config(BrokerOptions):
 
 
 def _check_dsn(dsn: Dsn) -> None:
-    parts = urlsplit(dsn)
-    if parts.scheme == "chdb" and not parts.netloc and len(parts.path) > 1:
-        return
-    if parts.scheme in {"http", "https"} and parts.hostname:
-        return
+    with suppress(ValueError):  # no port, or brackets that do not close
+        parts = urlsplit(dsn)
+        if parts.scheme == "chdb" and not parts.netloc and len(parts.path) > 1:
+            return
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return
     raise ConfigError(
         f"clickhouse is {dsn!r}; write chdb:///absolute/directory, http://host:port or https://…"
     )

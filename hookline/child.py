@@ -6,11 +6,14 @@ it is ready or as it ends, is for the human too.
 """
 
 import asyncio
+import os
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from service.secrets import without_passwords
 
 # A log line of service/logs.py: time, level, phrase and fields.
 _EVENT = re.compile(r"\S+Z (?P<level>[a-z]+) (?P<text>.*)")
@@ -51,6 +54,8 @@ class Child:
             # On SIGTERM it detaches and closes its files, so nothing of ours outlives our SIGKILL.
             *("setpriv", "--pdeathsig", "TERM", "--"),
             *(sys.executable, "-m", self.name, *arguments),
+            # All of it is on loopback.
+            env=without_passwords(os.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             # Ctrl-C is for us: we stop the services in their order.

@@ -25,8 +25,10 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from hookline.settings import DEFAULT_DATA, RUNNING_FILE
 from schemas.clickhouse import DATABASE
+from service.options import Dsn
 
 URL_VARIABLE = "HOOKLINE_CLICKHOUSE"
+PASSWORD_VARIABLE = "HOOKLINE_CLICKHOUSE_PASSWORD"  # noqa: S105 - its name
 HTTP_PORTS = {"http": 8123, "https": 8443}
 _EXACT_FORMAT = "JSONCompactStringsEachRowWithNamesAndTypes"
 _PIECE_BYTES = 1 << 16
@@ -165,9 +167,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--url",
         metavar="URL",
+        type=_shown_url,
         default=os.environ.get(URL_VARIABLE),
         help=f"ask a ClickHouse server instead: http(s)://user@host (default: ${URL_VARIABLE})",
     )
+
+
+def _shown_url(text: str) -> str:
+    """A URL that was typed, and so stands in the list of processes."""
+    if Dsn(text).has_password and text != os.environ.get(URL_VARIABLE):
+        raise argparse.ArgumentTypeError(
+            "a password there is shown to everybody by the list of processes; set the whole URL as"
+            f" {URL_VARIABLE}, or the password as {PASSWORD_VARIABLE}"
+        )
+    return text
 
 
 def open_history(
@@ -183,7 +196,7 @@ def open_history(
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     chosen = dict(settings or {})
     if url:
-        return _at_server(url, chosen)
+        return _at_server(url, chosen, password=os.environ.get(PASSWORD_VARIABLE, ""))
     running = running_at(data)
     if running is None:
         return _at_directory(data, chosen)
@@ -229,21 +242,23 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _at_server(url: str, settings: dict[str, str]) -> History:
+def _at_server(url: str, settings: dict[str, str], *, password: str = "") -> History:
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise PlaceError(f"{url!r} is no URL ({error}): give http(s)://user@host[:port]") from None
+        raise PlaceError(
+            f"{Dsn(url)!r} is no URL ({error}): give http(s)://user@host[:port]"
+        ) from None
     if parts.scheme not in HTTP_PORTS or not parts.hostname:
-        raise PlaceError(f"{url!r} is no URL of a server: give http(s)://user@host[:port]")
+        raise PlaceError(f"{Dsn(url)!r} is no URL of a server: give http(s)://user@host[:port]")
     try:
         client = clickhouse_connect.get_client(
             host=parts.hostname,
             port=port or HTTP_PORTS[parts.scheme],
             secure=parts.scheme == "https",
             username=unquote(parts.username or "default"),
-            password=unquote(parts.password or ""),
+            password=unquote(parts.password or "") or password,
             database=parts.path.strip("/") or DATABASE,
             settings=settings,
         )

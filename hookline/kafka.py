@@ -9,6 +9,7 @@ cannot outlive us: the kernel kills it when the thread that started it ends.
 import asyncio
 import contextlib
 import fcntl
+import os
 import re
 import signal
 import socket
@@ -21,6 +22,7 @@ from typing import Self, TextIO
 
 from hookline.broker_files import LOOPBACK, Ports, Retention, write_files
 from hookline.jvm import java_command
+from service.secrets import without_options
 
 START_DEADLINE_S = 60.0  # a cold disk and a busy machine; two seconds are usual
 STOP_DEADLINE_S = 15.0
@@ -160,6 +162,7 @@ class Kafka:
             return await asyncio.create_subprocess_exec(
                 *command,
                 cwd=self.directory,
+                env=without_options(os.environ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

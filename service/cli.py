@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.options import ConfigError, add_flags, build
+from service.secrets import exposed
 
 Config = TypeVar("Config")
 
@@ -65,6 +66,8 @@ def configured_by(
         )
     except ConfigError as error:
         raise Done(fail(name, str(error), code=2)) from None
+    for warning in exposed(config):
+        sys.stderr.write(f"{name}: warning: {warning}\n")
     if arguments.check:
         print(f"configuration is valid: {config}")
         raise Done(0)

@@ -14,9 +14,10 @@ import tomllib
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 ENVIRONMENT_PREFIX = "HOOKLINE_"
+# Up to the last @: a password that should have been quoted may hold another.
+_PASSWORD = re.compile(r"(//[^:@/]*):.+@", re.DOTALL)
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 Options = TypeVar("Options")
@@ -44,10 +45,13 @@ class Dsn(str):
         return repr(self.masked)
 
     @property
+    def has_password(self) -> bool:
+        return self.masked != self
+
+    @property
     def masked(self) -> str:
-        """The address without its password."""
-        password = urlsplit(self).password
-        return self.replace(f":{password}@", ":***@") if password else str(self)
+        """The address without its password, also where it is no address because of that."""
+        return _PASSWORD.sub(r"\1:***@", self)
 
 
 def option(default: Any, doc: str, *, group: str, metavar: str = "", choices: Any = None) -> Any:
@@ -115,6 +119,8 @@ def build(
         ):
             if source.get(key) is not None:
                 values[field.name] = _typed(field, source[key], where)
+                if source is flags:
+                    _refuse_shown(values[field.name], where)
                 break
     return cls(**_with_secret_files(cls, values))
 
@@ -135,6 +141,14 @@ def _typed(field: "dataclasses.Field[Any]", value: Any, where: str) -> Any:
     return typed
 
 
+def _refuse_shown(value: Any, flag: str) -> None:
+    if isinstance(value, Dsn) and value.has_password:
+        raise ConfigError(
+            f"{flag} holds a password, which the list of processes shows to everybody;"
+            f" give it by {environment_name(flag[2:])}_PASSWORD, or by a file"
+        )
+
+
 def _several(value: Any, where: str) -> tuple[str, ...]:
     texts = value.split(",") if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -151,6 +165,10 @@ def _with_secret_files(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]
             values[field.name] = Secret(Path(path).read_text().rstrip("\n"))
         except OSError as error:
             raise ConfigError(f"cannot read {field.name}_file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{field.name}_file {path} is no text") from None
+        if not values[field.name]:
+            raise ConfigError(f"{field.name}_file {path} is empty")
     return values
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow.ipc
 import pytest
 
+from hookline.cli import parser_for
+from hookline.history import PlaceError, open_history
 from tests.services.served_history import ROOT, ServedHistory, served_history
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,11 +39,13 @@ sql INSERT INTO hookline.flows (time, end, node, interface, direction, src_addr,
 """
 
 
-def hookline(*words: str, columns: int = 100) -> subprocess.CompletedProcess[str]:
+def hookline(
+    *words: str, columns: int = 100, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "hookline", *words],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": str(columns)},
+        env={**os.environ, "COLUMNS": str(columns), **environment},
         capture_output=True,
         text=True,
         errors="surrogateescape",
@@ -295,11 +299,16 @@ def test_a_url_that_leads_nowhere_is_one_clear_line(url: str, code: int, line: s
 
 
 def test_a_wrong_password_is_one_clear_line(served: ServedHistory):
-    done = hookline("query", "SELECT 1", "--url", served.url.replace("//", "//root:secret@"))
+    with_password = {"HOOKLINE_CLICKHOUSE": served.url.replace("//", "//root:secret@")}
+    beside = {"HOOKLINE_CLICKHOUSE_PASSWORD": "secret"}
 
-    assert done.returncode == 1
-    assert "Authentication failed" in done.stderr
-    assert "secret" not in done.stderr
+    for done in (
+        hookline("query", "SELECT 1", **with_password),
+        hookline("query", "SELECT 1", "--url", served.url.replace("//", "//root@"), **beside),
+    ):
+        assert done.returncode == 1
+        assert "Authentication failed" in done.stderr
+        assert "secret" not in done.stderr
 
 
 def test_an_error_in_the_middle_of_a_result_is_told_apart_from_it(served: ServedHistory):
@@ -319,3 +328,25 @@ def test_version_help_and_usage():
     assert "examples:" in hookline("flows", "--help").stdout
     assert hookline().returncode == 2
     assert hookline("nonsense").returncode == 2
+
+
+def test_a_password_in_a_url_that_was_typed_is_refused_and_not_repeated(monkeypatch, capsys):
+    url = "https://me:hunter2@db:8443"
+    monkeypatch.delenv("HOOKLINE_CLICKHOUSE", raising=False)
+
+    with pytest.raises(SystemExit) as refused:
+        parser_for(["query"]).parse_args(["query", "--url", url, "SELECT 1"])
+
+    said = capsys.readouterr().err
+    assert refused.value.code == 2
+    assert "hunter2" not in said
+    assert "HOOKLINE_CLICKHOUSE_PASSWORD" in said
+    monkeypatch.setenv("HOOKLINE_CLICKHOUSE", url)
+    assert parser_for(["query"]).parse_args(["query", "SELECT 1"]).url == url
+
+
+def test_a_url_that_is_none_is_told_without_its_password(tmp_path):
+    for url in ("ftp://me:hunter2@db", "http://me:hunter2@db:port", "http://me:hunter2@[db"):
+        with pytest.raises(PlaceError) as refused:
+            open_history(data=tmp_path, url=url)
+        assert "hunter2" not in str(refused.value)

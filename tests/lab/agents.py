@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,12 @@ class Agent:
     """One agent process; its own name keeps it apart from any other on this machine."""
 
     def __init__(
-        self, *flags: str, kafka: str = NOWHERE, name: str = "", root: Path = ROOT
+        self,
+        *flags: str,
+        kafka: str = NOWHERE,
+        name: str = "",
+        root: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.lines: list[str] = []
@@ -40,7 +45,7 @@ class Agent:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "agent", *arguments],
             cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONPATH": str(root), **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -37,6 +37,7 @@ _LISTENERS = {
     "CERTIFICATE": "SSL",
     "ELSEWHERE": "SSL",
 }
+_PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
 
@@ -94,6 +95,7 @@ def _settings(kafka: SecureKafka) -> dict[str, object]:
     addresses = ",".join(f"{name}://{kafka.address(name)}" for name in _LISTENERS)
     controller = f"{LOOPBACK}:{free_port()}"
     protocols = _LISTENERS | {"CONTROLLER": "PLAINTEXT"}
+    users = " ".join(f'user_{name}="{password}"' for name, password in PASSWORDS.items())
     here = kafka.ours.signed("broker").both
     elsewhere = kafka.ours.signed("elsewhere", hosts="DNS:kafka.example").both
     return {
@@ -107,7 +109,8 @@ def _settings(kafka: SecureKafka) -> dict[str, object]:
         "ssl.truststore.location": kafka.ours.own.pem,
         "listener.name.elsewhere.ssl.keystore.location": elsewhere,
         "listener.name.certificate.ssl.client.auth": "required",
-        "sasl.enabled.mechanisms": MECHANISM,
+        "sasl.enabled.mechanisms": f"{MECHANISM},PLAIN",
+        "listener.name.password.plain.sasl.jaas.config": f"{_PLAIN} required {users};",
         f"listener.name.password.{MECHANISM.lower()}.sasl.jaas.config": f"{_SCRAM} required;",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",

@@ -158,8 +158,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
 async def _open_clickhouse(config: Config, metrics: Metrics, start: Start, parts: Parts) -> Sink:
     sink = Sink(
         config.clickhouse,
-        user=config.clickhouse_user,
-        password=config.clickhouse_password,
+        server=config.server(),
         on_retry=lambda table: metrics.retried_inserts.labels(table).inc(),
     )
     parts.stop_with("clickhouse", partial(asyncio.to_thread, sink.close))

@@ -20,6 +20,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingErr
 from consumer.batch import insert_token
 from consumer.block import native_block
 from consumer.record import Accepted
+from consumer.server import Server, first_line
 from schemas.clickhouse import DATABASE, columns
 from schemas.layout import Record
 
@@ -79,6 +80,8 @@ SETTINGS = {
     "async_insert": 0,
 }
 
+NO_SERVER = Server()
+
 log = logging.getLogger(__name__)
 
 
@@ -101,10 +104,10 @@ class Sink:
     """
 
     def __init__(
-        self, dsn: str, *, user: str, password: str, on_retry: Callable[[str], None]
+        self, dsn: str, *, server: Server = NO_SERVER, on_retry: Callable[[str], None]
     ) -> None:
         self._dsn = dsn
-        self._credentials = _credentials(dsn, user, password)
+        self._server = server
         self._on_retry = on_retry
         self._clients: dict[str, Any] = {}
         self._threads = ThreadPoolExecutor(thread_name_prefix="insert")
@@ -121,9 +124,22 @@ class Sink:
 
     def _client(self) -> Any:
         try:
-            return clickhouse_connect.get_client(dsn=self._dsn, **self._credentials)
+            return clickhouse_connect.get_client(dsn=self._dsn, **self._arguments())
         except ClickHouseError as error:
-            raise SinkUnavailable(_first_line(error)) from None
+            raise SinkUnavailable(self._server.refusal(error)) from None
+
+    def _arguments(self) -> dict[str, Any]:
+        scheme = urlsplit(self._dsn).scheme
+        if scheme == "chdb":
+            return {}
+        return {
+            **self._server.arguments(),
+            # Else the client guesses it from the port, and sends passwords in the clear to others.
+            "interface": scheme,
+            # Queries of one session must not overlap, and we need nothing that a session keeps.
+            "autogenerate_session_id": False,
+            "send_receive_timeout": SERVER_TIMEOUT_S,
+        }
 
     async def insert(self, record: Record, accepted: Sequence[Accepted]) -> None:
         """Store the rows of *accepted*, all of the kind *record*.
@@ -140,10 +156,10 @@ class Sink:
                 await loop.run_in_executor(self._threads, self._insert, record, accepted, token)
             except ClickHouseError as error:
                 if _is_about_the_rows(error):
-                    raise BlockRefused(_first_line(error)) from None
+                    raise BlockRefused(first_line(error)) from None
                 if not _is_transient(error):
-                    raise SinkError(f"insert into {record.table}: {_first_line(error)}") from None
-                reason = _first_line(error)
+                    raise SinkError(f"insert into {record.table}: {first_line(error)}") from None
+                reason = first_line(error)
             else:
                 return
             self._on_retry(record.table)
@@ -169,7 +185,7 @@ class Sink:
         try:
             self._any_client().command(statement)
         except ClickHouseError as error:
-            raise SinkError(_first_line(error)) from None
+            raise SinkError(first_line(error)) from None
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The rows of a small result; blocks.
@@ -180,7 +196,7 @@ class Sink:
         try:
             return list(self._any_client().query(query).result_rows)
         except ClickHouseError as error:
-            raise SinkError(_first_line(error)) from None
+            raise SinkError(first_line(error)) from None
 
     def _any_client(self) -> Any:
         return next(iter(self._clients.values()))
@@ -195,18 +211,6 @@ class Sink:
             self._clients.popitem()[1].close()
 
 
-def _credentials(dsn: str, user: str, password: str) -> dict[str, Any]:
-    if urlsplit(dsn).scheme == "chdb":
-        return {}
-    given = {"username": user, "password": password}
-    return {
-        **{name: value for name, value in given.items() if value},
-        # Queries of one session must not overlap, and we need nothing that a session keeps.
-        "autogenerate_session_id": False,
-        "send_receive_timeout": SERVER_TIMEOUT_S,
-    }
-
-
 def _is_about_the_rows(error: ClickHouseError) -> bool:
     return getattr(error, "code", None) in DATA_ERRORS or TOO_MANY_DAYS in str(error)
 
@@ -215,7 +219,3 @@ def _is_transient(error: ClickHouseError) -> bool:
     code = getattr(error, "code", None)
     # Without a code it never reached ClickHouse, unless the client was used wrongly.
     return code in TRANSIENT_ERRORS or (code is None and not isinstance(error, ProgrammingError))
-
-
-def _first_line(error: ClickHouseError) -> str:
-    return str(error).strip().partition("\n")[0][:500]

@@ -29,6 +29,7 @@ from service.options import Dsn
 
 URL_VARIABLE = "HOOKLINE_CLICKHOUSE"
 PASSWORD_VARIABLE = "HOOKLINE_CLICKHOUSE_PASSWORD"  # noqa: S105 - its name
+CA_VARIABLE = "HOOKLINE_CLICKHOUSE_CA_FILE"
 HTTP_PORTS = {"http": 8123, "https": 8443}
 _EXACT_FORMAT = "JSONCompactStringsEachRowWithNamesAndTypes"
 _PIECE_BYTES = 1 << 16
@@ -196,7 +197,8 @@ def open_history(
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     chosen = dict(settings or {})
     if url:
-        return _at_server(url, chosen, password=os.environ.get(PASSWORD_VARIABLE, ""))
+        password, ca_file = (os.environ.get(name, "") for name in (PASSWORD_VARIABLE, CA_VARIABLE))
+        return _at_server(url, chosen, password=password, ca_file=ca_file)
     running = running_at(data)
     if running is None:
         return _at_directory(data, chosen)
@@ -242,7 +244,9 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _at_server(url: str, settings: dict[str, str], *, password: str = "") -> History:
+def _at_server(
+    url: str, settings: dict[str, str], *, password: str = "", ca_file: str = ""
+) -> History:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -259,6 +263,7 @@ def _at_server(url: str, settings: dict[str, str], *, password: str = "") -> His
             secure=parts.scheme == "https",
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or "") or password,
+            ca_cert=ca_file or None,
             database=parts.path.strip("/") or DATABASE,
             settings=settings,
         )

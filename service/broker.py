@@ -2,12 +2,12 @@
 # ruff: noqa: RUF009  # option() and secret() return dataclass fields
 """How to reach the Kafka brokers: the options, and the words of the Kafka client library."""
 
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.options import ConfigError, Secret, host_and_port, option, secret
+from service.tls import verifying_context
 
 KAFKA = "Kafka"
 SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
@@ -54,32 +54,17 @@ class Broker:
             "security_protocol": self.security.upper(),
         }
         if self.security.endswith("ssl"):
-            arguments["ssl_context"] = self._ssl_context()
+            arguments["ssl_context"] = verifying_context(
+                "kafka",
+                ca_file=self.ca_file,
+                certificate_file=self.certificate_file,
+                key_file=self.key_file,
+            )
         if self.security.startswith("sasl"):
             arguments["sasl_mechanism"] = self.sasl_mechanism
             arguments["sasl_plain_username"] = self.user
             arguments["sasl_plain_password"] = self.password
         return arguments
-
-    def _ssl_context(self) -> ssl.SSLContext:
-        """One that verifies the brokers' certificates and names; nothing turns that off."""
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file or None)
-        except OSError as error:
-            reason = f"holds no certificates of authorities: {_said(error)}"
-            raise ConfigError(f"kafka_ca_file {self.ca_file} {reason}") from None
-        if not self.certificate_file:
-            return context
-        try:
-            # With a password, if a wrong one, a key that wants one is refused; else it is asked for.
-            context.load_cert_chain(self.certificate_file, self.key_file or None, password="")
-        except OSError as error:
-            files = " and ".join(filter(None, (self.certificate_file, self.key_file)))
-            raise ConfigError(
-                f"kafka_certificate_file {files} is no certificate with its key, without a"
-                f" password: {_said(error)}"
-            ) from None
-        return context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +135,6 @@ class BrokerOptions:
             password=self.kafka_password,
             client_id=client_id,
         )
-
-
-def _said(error: OSError) -> str:
-    """What the TLS library says, without the places in its own code."""
-    return (
-        (getattr(error, "reason", None) or error.strerror or repr(error)).lower().replace("_", " ")
-    )
 
 
 def one_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from typing import Any
 
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaError,
@@ -22,12 +22,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from service.broker import Broker, BrokerUnavailable, one_line
 from service.options import host_and_port
+from service.tls import refused_by_alert, refused_certificate
 
 ANSWER_SECONDS = 10.0
-
-# X509_V_ERR_... of openssl/x509_vfy.h, where a broker's certificate is not as it should be.
-_EXPIRED = (9, 10)
-_OTHER_HOST = (62, 64)
+_CLOSE_SECONDS = 0.1
 
 
 async def reach(broker: Broker) -> None:
@@ -57,18 +55,20 @@ async def reach(broker: Broker) -> None:
 async def _come_in(address: str, connection: dict[str, Any]) -> None:
     host, port = host_and_port(address, "kafka")
     timeout_ms = int(ANSWER_SECONDS * 1000)
-    opened = await create_conn(host, port, request_timeout_ms=timeout_ms, **connection)
+    opened = AIOKafkaConnection(host, port, request_timeout_ms=timeout_ms, **connection)
     try:
+        await opened.connect()
         # A broker that wants a password answers whoever has none until he asks for something.
         await opened.send(MetadataRequest([]))
     finally:
-        opened.close()
+        # The socket goes a moment later, and the loop of our caller may end before.
+        await asyncio.wait([opened.close()], timeout=_CLOSE_SECONDS)
 
 
 def _reason(error: Exception, broker: Broker) -> str:
     """What is wrong, and where to mend it."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _of_its_certificate(error, broker)
+        return refused_certificate(error, "kafka", broker.ca_file)
     if isinstance(error, SaslAuthenticationFailed):
         return (
             f"it refuses user {broker.user!r} by {broker.sasl_mechanism}: unknown there, or with"
@@ -84,7 +84,7 @@ def _reason(error: Exception, broker: Broker) -> str:
         return "no broker answers"
     ended_by = error.__cause__ or error
     if isinstance(ended_by, ssl.SSLError):
-        return _of_our_certificate(ended_by, broker)
+        return refused_by_alert(ended_by, "kafka", broker.certificate_file)
     if isinstance(error, ConnectionResetError) and broker.security.endswith("ssl"):
         return "it does not speak TLS there; check its port, or kafka_security"
     if isinstance(ended_by, EOFError | ConnectionResetError):
@@ -93,29 +93,3 @@ def _reason(error: Exception, broker: Broker) -> str:
             f"it ends the connection; perhaps it wants {wants}: check its port, or kafka_security"
         )
     return error.strerror or one_line(error) if isinstance(error, OSError) else one_line(error)
-
-
-def _of_its_certificate(error: ssl.SSLCertVerificationError, broker: Broker) -> str:
-    if error.verify_code in _EXPIRED:
-        return f"its certificate is not valid now ({error.verify_message}); compare the clocks"
-    if error.verify_code in _OTHER_HOST:
-        reason = error.verify_message.rstrip(".")
-        return f"{reason}; write in kafka a name that is in the broker's certificate"
-    authorities = broker.ca_file or "the system's authorities"
-    return (
-        f"its certificate is signed by none of {authorities} ({error.verify_message});"
-        " name its authority's in kafka_ca_file"
-    )
-
-
-def _of_our_certificate(error: ssl.SSLError, broker: Broker) -> str:
-    said = (error.reason or str(error)).lower().replace("_", " ")
-    if "alert" not in said:
-        return f"it does not speak TLS there ({said}); check its port, or kafka_security"
-    if not broker.certificate_file:
-        return f"it wants a certificate of ours ({said}); name one in kafka_certificate_file"
-    return (
-        f"it refuses our certificate {broker.certificate_file} ({said}): expired, or signed by an"
-        " authority that it does not trust; look at: openssl x509 -noout -issuer -enddate -in"
-        f" {broker.certificate_file}"
-    )

@@ -8,7 +8,12 @@ from typing import Any
 
 from service.options import ENVIRONMENT_PREFIX
 
-_FILES = ("kafka_password_file", "kafka_key_file", "clickhouse_password_file")
+_FILES = (
+    "kafka_password_file",
+    "kafka_key_file",
+    "clickhouse_password_file",
+    "clickhouse_key_file",
+)
 _BY_OTHERS = stat.S_IROTH | stat.S_IWOTH
 _ENDING = "_PASSWORD"
 

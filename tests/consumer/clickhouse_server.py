@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ClickHouse that is reached by HTTP and fails on demand: the real engine behind a small server.
 
-    python -m tests.consumer.clickhouse_server DIRECTORY
+    python -m tests.consumer.clickhouse_server DIRECTORY [OPTIONS as JSON]
 
 Prints its port.  What it is told to do with the next inserts is a query to /next:
 `overloaded` answers as a server out of memory does, `silent` stores the rows and hangs up
-without an answer, as a server does whose answer is lost.
+without an answer, as a server does whose answer is lost.  /statements lists what it was asked.
+
+With a certificate it speaks TLS, with users it asks for one of them and his password, and with an
+authority for a certificate that this has signed, which may stand for the password.
 """
 
+import base64
+import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,16 +37,18 @@ TRANSPORT = {
 class Server:
     """The server as a process of its own, from `__enter__` to `__exit__`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: Any) -> None:
+        program = [sys.executable, "-m", "tests.consumer.clickhouse_server", str(directory)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.consumer.clickhouse_server", str(directory)],
+            [*program, json.dumps(options, default=str)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout
         self._port = int(self._process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self._port}"
+        scheme = "https" if "certificate" in options else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +61,14 @@ class Server:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+
+    def statements(self) -> list[str]:
+        """What it was asked so far, without the rows."""
+        connection = HTTPConnection("127.0.0.1", self._port)
+        connection.request("GET", "/statements")
+        statements: list[str] = json.loads(connection.getresponse().read())
+        connection.close()
+        return statements
 
     def next_inserts(self, *what: str) -> None:
         """Say what becomes of the next inserts, in this order."""
@@ -67,12 +83,17 @@ class Exchange(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     client: ClassVar[Any]
+    users: ClassVar[dict[str, str]] = {}
+    statements: ClassVar[list[str]] = []
     to_do: ClassVar[list[str]] = []
 
     def log_message(self, *_: Any) -> None:
         """Stay silent."""
 
     def do_GET(self) -> None:  # http.server's name
+        if self.path == "/statements":
+            self._answer(200, json.dumps(self.statements).encode())
+            return
         self.to_do.extend(value for _, value in parse_qsl(urlsplit(self.path).query))
         self._answer(200, b"Ok.\n")
 
@@ -80,6 +101,11 @@ class Exchange(BaseHTTPRequestHandler):
         parameters = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
         body = self._body()
         settings = {name: value for name, value in parameters.items() if name not in TRANSPORT}
+        if self.users and not self._is_known():
+            message = b"Code: 516. DB::Exception: Authentication failed. (AUTHENTICATION_FAILED)"
+            self._answer(403, message, code="516")
+            return
+        self.statements.append(body.split(b"FORMAT Native")[0].decode(errors="replace").strip())
         if not body.startswith(b"INSERT INTO"):
             self._engine(lambda: self.client.raw_query(body.decode(), settings=settings))
             return
@@ -91,6 +117,15 @@ class Exchange(BaseHTTPRequestHandler):
                 self.close_connection = True
             case _:
                 self._engine(lambda: self._insert(body, settings))
+
+    def _is_known(self) -> bool:
+        """Whether user and password, or user and certificate, go together."""
+        if self.headers.get("X-ClickHouse-SSL-Certificate-Auth") == "on":
+            subject = dict(one for (one,) in self.connection.getpeercert()["subject"])
+            return subject["commonName"] == self.headers["X-ClickHouse-User"]
+        scheme, _, encoded = self.headers.get("Authorization", "").partition(" ")
+        user, _, password = base64.b64decode(encoded).decode().partition(":")
+        return scheme == "Basic" and user in self.users and self.users[user] == password
 
     def _engine(self, ask: Callable[[], bytes]) -> None:
         from clickhouse_connect.driver.exceptions import DatabaseError
@@ -126,12 +161,26 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def main(directory: str) -> None:
+def main(
+    directory: str,
+    certificate: str = "",
+    key: str = "",
+    client_ca: str = "",
+    users: dict[str, str] | None = None,
+) -> None:
     # This process is a server; only here does a test need the client library of the engine.
     from clickhouse_connect import get_client
 
     Exchange.client = get_client(dsn=f"chdb://{directory}")
+    Exchange.users = users or {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Exchange)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        if client_ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(client_ca)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     try:
@@ -141,4 +190,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], **json.loads(sys.argv[2]))

@@ -24,7 +24,7 @@ _sinks: list[Sink] = []
 
 def _open(dsn: str, clients: int) -> None:
     for _ in range(clients):
-        sink = Sink(dsn, user="", password="", on_retry=lambda _: None)
+        sink = Sink(dsn, on_retry=lambda _: None)
         sink.connect([record.table for record in RECORDS])
         _sinks.append(sink)
 

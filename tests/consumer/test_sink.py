@@ -33,7 +33,7 @@ def retried() -> list[str]:
 
 @pytest.fixture
 def sink(server: Server, retried: list[str]) -> Iterator[Sink]:
-    sink = Sink(server.url, user="", password="", on_retry=retried.append)
+    sink = Sink(server.url, on_retry=retried.append)
     sink.connect([record.table for record in RECORDS])
     migrate(sink, RECORDS, retention_days=30, failures=SinkError)
     yield sink
@@ -86,7 +86,7 @@ async def test_rows_of_too_many_days_are_refused_and_not_tried_again(sink, retri
 
 
 def test_a_server_that_is_not_there_is_unavailable():
-    sink = Sink(f"http://127.0.0.1:{free_port()}", user="", password="", on_retry=lambda _: None)
+    sink = Sink(f"http://127.0.0.1:{free_port()}", on_retry=lambda _: None)
 
     with pytest.raises(SinkUnavailable) as error:
         sink.connect(["flows"])

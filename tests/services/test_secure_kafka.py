@@ -139,7 +139,7 @@ async def test_a_host_name_that_the_certificate_lacks_is_told(secure_kafka):
     said = await complaint(secure_kafka.options("ELSEWHERE"))
 
     assert "certificate is not valid for '127.0.0.1'" in said
-    assert said.endswith("; write in kafka a name that is in the broker's certificate")
+    assert said.endswith("; write in kafka a name that is in its certificate")
 
 
 async def test_a_certificate_that_is_missing_is_told(secure_kafka):

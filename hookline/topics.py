@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from consumer.record import Partition, Record
-from schemas.wire import MAX_PAYLOAD_BYTES
+from schemas.payload import MAX_PAYLOAD_BYTES
 from service.broker import Broker, BrokerError, BrokerUnavailable, one_line
 
 # Somebody waits at a terminal for the answer.

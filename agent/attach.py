@@ -37,6 +37,7 @@ class Attached:
     ingress_hook: str
     egress_hook: str
     pins: list[Path]
+    why: str = ""  # this hook for ingress, for a human
     is_qdisc_ours: bool = False
     is_jumbo: bool = False  # the XDP program is the one that takes frames of several buffers
 
@@ -113,6 +114,7 @@ class Attachment:
             ingress_hook,
             egress_hook,
             [path for path in self._links_of(entry.ifindex) if path.exists()],
+            why="taken over from the agent before",
             is_qdisc_ours=entry.is_qdisc_ours,
             is_jumbo=entry.is_jumbo,
         )
@@ -181,6 +183,7 @@ class Attachment:
             netlink.remove_clsact_if_unused(ifindex)
 
     def _attach_ingress(self, one: Interface, attached: Attached) -> str:
+        attached.why = _why(self.hook, one)
         if self.hook == "tc" or (self.hook == "auto" and not one.is_hardware):
             return self._attach_tc(one, "ingress", attached)
         if foreign := self.foreign_xdp(one):
@@ -193,12 +196,13 @@ class Attachment:
                 return self._attach_beside(one, "just attached", attached)
             if self.hook != "auto":
                 raise LoadError(_explain_xdp(one, hook, error)) from None
-            reason = _explain_xdp(one, hook, error)
+            reason = attached.why = _explain_xdp(one, hook, error)
             self.warnings.append(f"{reason}; observing {one.full_name} at tc ingress instead")
             return self._attach_tc(one, "ingress", attached)
         return hook
 
     def _attach_beside(self, one: Interface, which: str, attached: Attached) -> str:
+        attached.why = f"somebody else's XDP program is there ({which})"
         self.warnings.append(
             f"{one.full_name} has an XDP program already ({which}), which stays; observing"
             f" {one.full_name} at tc ingress, where what that program drops is not seen"
@@ -285,6 +289,14 @@ def _swap_link(path: Path, programs: Mapping[str, int]) -> None:
             # Its interface has gone, and nothing runs there any more.
             if error.errno != errno.ENOLINK:
                 raise
+
+
+def _why(hook: str, one: Interface) -> str:
+    if hook != "auto":
+        return f"asked for by --hook {hook}"
+    if one.is_hardware:
+        return "hardware, where native XDP costs least"
+    return "a virtual link, where native XDP would cost the sender its segmentation offload"
 
 
 def _explain_xdp(one: Interface, hook: str, error: OSError) -> str:

@@ -87,6 +87,19 @@ class Attachments:
         """Those that are observed."""
         return [observed.one for observed in self._observed.values()]
 
+    def described(self) -> list[dict[str, object]]:
+        """Where each of them is observed, and why there."""
+        return [
+            {
+                "interface": observed.one.full_name,
+                "ingress": observed.attached.ingress_hook,
+                "egress": observed.attached.egress_hook,
+                "why": observed.attached.why,
+                "foreign_xdp": observed.foreign_xdp,
+            }
+            for observed in self._observed.values()
+        ]
+
     @property
     def pins(self) -> list[Path]:
         """The links by which our programs are attached."""
@@ -290,6 +303,7 @@ class Attachments:
                 "interface": now.full_name,
                 "ingress": observed.attached.ingress_hook,
                 "egress": observed.attached.egress_hook,
+                "why": observed.attached.why,
             },
         )
 

@@ -53,9 +53,17 @@ class Control:
     """Carries out the orders of every client."""
 
     def __init__(
-        self, captures: Captures, points: Callable[[], list[Message]], owners: Look
+        self,
+        captures: Captures,
+        points: Callable[[], list[Message]],
+        owners: Look,
+        state: Callable[[], Message],
     ) -> None:
-        """*points* describes every hook point that is in use, *owners* tells whose flows are."""
+        """*points* describes every hook point that is in use, *owners* tells whose flows are.
+
+        *state* is what `hookline doctor` wants to know.
+        """
+        self._state = state
         self._captures = captures
         self._points = points
         self._owners = owners
@@ -101,6 +109,9 @@ class Control:
     async def _obey(self, peer: socket.socket) -> None:
         order = await _hear(peer)
         if order is None:
+            return
+        if (order.get("v"), order.get("do")) == (VERSION, "state"):
+            await _say(peer, {"ok": True, **self._state()})
             return
         if order.get("v") != VERSION or order.get("do") != "capture":
             raise RefusedError(

@@ -125,6 +125,12 @@ async def _observe_until(
         captures,
         lambda: describe(parts.points, watch.interfaces),
         parts.observer.owners_of,
+        lambda: {
+            "pid": os.getpid(),
+            "kafka": config.kafka,
+            "waiting_bytes": parts.outbox.waiting_bytes,
+            "interfaces": watch.described(),
+        },
     )
     async with (
         _informed(parts.owners, _events(config, parts.report)),

@@ -64,6 +64,15 @@ class Watch:
             for one in watched.attachments.interfaces
         ]
 
+    def described(self) -> list[dict[str, object]]:
+        """Where each of them is observed, and why there."""
+        return [
+            one
+            for watched in self._watched.values()
+            if watched.attachments
+            for one in watched.attachments.described()
+        ]
+
     def begin(self, attach: Attach, heirlooms: Sequence[Heirloom] = ()) -> None:
         """Attach to what there is, and to what will be; *attach* says how, in a namespace.
 

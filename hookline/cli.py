@@ -27,6 +27,7 @@ SUBCOMMANDS = (
         "hookline.dead_letter.command",
         "what the consumer could not use: list it, see why, replay it",
     ),
+    ("doctor", "hookline.doctor", "what works here, what does not, and what mends it"),
     ("capture", "hookline.capture", "whole packets into a file for Wireshark (root)"),
 )
 # Services have command lines of their own, `python -m NAME` too.

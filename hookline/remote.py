@@ -72,6 +72,16 @@ def ordered(name: str | None, order: Message) -> Iterator[Order]:
                 os.close(fd)
 
 
+def state_of(name: str) -> Message:
+    """What the agent of that name tells of itself.
+
+    Raises:
+        RemoteError: there is none, or it does not tell.
+    """
+    with ordered(name, {"do": "state"}) as order:
+        return order.answer
+
+
 def _check(answer: Message) -> None:
     if error := answer.get("error"):
         raise RemoteError(str(error), int(answer.get("code", 1)))
@@ -105,8 +115,17 @@ def _only_path() -> Path:
     raise RemoteError(f"several agents run here; choose with --agent: {_names()}", 2)
 
 
+def running_agents() -> list[str]:
+    """The names of the agents that run on this machine.
+
+    Raises:
+        RemoteError: we may not look.
+    """
+    return [path.stem for path in _living()]
+
+
 def _names() -> str:
-    return ", ".join(path.stem for path in _living()) or "none"
+    return ", ".join(running_agents()) or "none"
 
 
 def _living() -> list[Path]:

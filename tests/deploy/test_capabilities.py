@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.capabilities import TO_ATTACH
 from tests.deploy.test_compose import SERVICES
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,10 @@ def test_an_agent_runs_with_what_is_granted(wire, flags):
     said = what_an_agent_says(wire.near.name, *flags, capabilities=GRANTED)
 
     assert "agent ready" in said
+
+
+def test_an_agent_keeps_what_is_granted_and_so_does_a_privileged_one():
+    assert {name.upper() for name in GRANTED} == {name.removeprefix("CAP_") for name in TO_ATTACH}
 
 
 @pytest.mark.parametrize("missing", GRANTED)

@@ -221,7 +221,7 @@ def code_of(source: Source, plan: Plan) -> str:
 
 
 def _definitions(source: Source, plan: Plan, suffix: str) -> list[str]:
-    seeds = [f"-DSEED_{number}={seed}ULL" for number, seed in enumerate(plan.seeds)]
+    seeds = [f'-DSEED_{number}="{seed:#x}"' for number, seed in enumerate(plan.seeds)]
     return [
         f"-I{SOURCE_PATH}",
         f'-DPINS="{plan.pins.map("")}"',

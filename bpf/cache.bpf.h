@@ -15,6 +15,7 @@
 
 #include "maps.bpf.h"
 #include "parse.h"
+#include "seed.h"
 
 #define WAYS	      4
 #define LONGEST_BYTES 0xffff
@@ -53,15 +54,15 @@ static __always_inline u64 key_ports_and_lane(const struct flow_key *key)
  */
 static __always_inline u64 hash_key(const struct flow_key *key)
 {
-	u64 hash = key_ports_and_lane(key) * SEED_0;
+	u64 hash = key_ports_and_lane(key) * SEED(0);
 
-	hash ^= __builtin_bswap64(key->src_addr[1]) * SEED_1 >> 9;
-	hash ^= __builtin_bswap64(key->dst_addr[1]) * SEED_2 >> 18;
-	hash ^= __builtin_bswap64(key->src_addr[0]) * SEED_3 >> 27;
-	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol) * SEED_4 >> 36;
+	hash ^= __builtin_bswap64(key->src_addr[1]) * SEED(1) >> 9;
+	hash ^= __builtin_bswap64(key->dst_addr[1]) * SEED(2) >> 18;
+	hash ^= __builtin_bswap64(key->src_addr[0]) * SEED(3) >> 27;
+	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol) * SEED(4) >> 36;
 	/* The high half of a product depends on all of its bits, the low half does not. */
 	hash ^= hash >> 32;
-	return hash * SEED_0 >> 32;
+	return hash * SEED(0) >> 32;
 }
 
 static __always_inline bool is_same_flow(const struct flow_slot *slot, const struct flow_key *key)

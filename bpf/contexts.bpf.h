@@ -10,6 +10,7 @@
 
 #include "dissect.bpf.h"
 #include "maps.bpf.h"
+#include "seed.h"
 
 /* How far from its own place an entry may lie. */
 #define CONTEXT_WAYS 8
@@ -33,11 +34,11 @@ static __always_inline bool is_same_context(const struct flow_context *one,
 static __always_inline u64 hash_context(const struct flow_context *context)
 {
 	const context_word *words = (void *)context;
-	u64 hash = SEED_0;
+	u64 hash = SEED(0);
 
 #pragma unroll
 	for (int word = 0; word < CONTEXT_WORDS; word++) {
-		hash = (hash ^ __builtin_bswap64(words[word])) * SEED_1;
+		hash = (hash ^ __builtin_bswap64(words[word])) * SEED(1);
 		hash ^= hash >> 32;
 	}
 	return hash;

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from agent import libbpf
 from agent.condition import ConditionError, condition
@@ -75,8 +74,8 @@ class Captures:
         self._capturing: Variants | None = None
         self._running: dict[int, Capture] = {}
         self._turn = asyncio.Lock()
-        self._numbers = count(1)
         self._rings_fd = -1
+        self._told: set[str] = set()
 
     async def start(self, tree: Filter, *, snaplen: int, ring_bytes: int) -> Capture:
         """Capture what *tree* means from now on.
@@ -122,9 +121,10 @@ class Captures:
         # Those that run keep theirs; its size is that of the longest packet that is wanted.
         self.plan.pins.map(SCRATCH).unlink(missing_ok=True)
         try:
-            report = await recompile(Recompilation(self.plan, next(self._numbers), definitions))
+            report = await recompile(Recompilation(self.plan, definitions))
         except LoadError as error:
             raise CaptureError(f"the kernel refuses the filter: {error}") from None
+        self._tell(report.warnings)
         await self._swap_to(Variants(Compiled.reported(report, self.plan.pins), self._normal))
         # Not before: programs that were replaced may know the slot by the filter of a capture that
         # had it, and would send what that one wanted.
@@ -159,6 +159,13 @@ class Captures:
         await asyncio.sleep(_LAST_PACKETS_SECONDS)
         if former:
             former.close()
+
+    def _tell(self, warnings: Sequence[str]) -> None:
+        """Say once what the loader says each time."""
+        for warning in warnings:
+            if warning not in self._told:
+                log.warning(warning)
+        self._told.update(warnings)
 
     def _let_go(self) -> None:
         """Free what only captures need."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dozen calls of libbpf that the agent needs, bound with ctypes.
+"""The calls of libbpf that the agent needs, bound with ctypes.
 
 bcc would bring LLVM into every process that wants to open a pinned map; libbpf is 0.4 MB.
 Each function raises OSError with the kernel's errno, the call and what it was given.
@@ -8,7 +8,7 @@ Each function raises OSError with the kernel's errno, the call and what it was g
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chai
 
 # enum bpf_map_type and enum bpf_link_type, in the same file.
 MAP_ARRAY_OF_MAPS = 12
+MAP_SK_STORAGE = 24
 MAP_RINGBUF = 27
 LINK_CGROUP = 3
 LINK_XDP = 6
@@ -37,7 +38,13 @@ _MOST_PROGRAMS = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 # enum bpf_map_type, enum bpf_prog_type
 _ARRAY = 2
 _PROGRAM_ARRAY = 3
-_PROGRAM_TYPES = {"SCHED_CLS": 3, "XDP": 6}
+PROGRAM_TYPES = {
+    "SCHED_CLS": 3,
+    "XDP": 6,
+    "CGROUP_SOCK": 9,
+    "SOCK_OPS": 13,
+    "CGROUP_SOCK_ADDR": 18,
+}
 _BPF_F_MMAPABLE = 1 << 10
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 
@@ -141,6 +148,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
         ctypes.c_size_t,
         _Pointer,
     ),
+    "bpf_btf_load": (_Pointer, ctypes.c_size_t, _Pointer),
     "bpf_link_update": (ctypes.c_int, ctypes.c_int, _Pointer),
     "bpf_map_delete_elem": (ctypes.c_int, _Pointer),
     "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
@@ -240,6 +248,16 @@ def create_ring(size_bytes: int) -> int:
     return _call("bpf_map_create", "ring", MAP_RINGBUF, b"hookline_ring", 0, 0, size_bytes, None)
 
 
+def has_ring_buffers() -> bool:
+    """Whether the kernel knows them (since Linux v5.8)."""
+    try:
+        os.close(create_ring(os.sysconf("SC_PAGE_SIZE")))
+    except OSError as error:
+        # For want of rights or memory it refuses those that it knows.
+        return error.errno != errno.EINVAL
+    return True
+
+
 def create_array_of_rings(count: int) -> int:
     """A new array whose elements are ring buffers, or nothing."""
     pattern = create_ring(os.sysconf("SC_PAGE_SIZE"))
@@ -263,19 +281,48 @@ def detach_link(path: Path) -> None:
     path.unlink()
 
 
-def create_array(name: str, *, value_bytes: int, count: int) -> int:
-    """An array that can be mapped into memory, by its descriptor."""
-    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), map_flags=_BPF_F_MMAPABLE)
+def create_map(
+    name: str,
+    kind: int,
+    *,
+    key_bytes: int,
+    value_bytes: int,
+    count: int,
+    flags: int = 0,
+    types: Sequence[int] = (),
+) -> int:
+    """A map of any kind, by its descriptor.
+
+    *types* are a descriptor of BTF, and the numbers of the key's and the value's type in it.
+    """
+    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), map_flags=flags)
+    options.btf[: len(types)] = types
     return _call(
         "bpf_map_create",
         name,
-        _ARRAY,
-        # The kernel takes 15 bytes (BPF_OBJ_NAME_LEN) of letters, digits, dots and underscores.
-        name.replace("-", "_").encode()[:15],
-        4,
+        kind,
+        _kernel_name(name),
+        key_bytes,
         value_bytes,
         count,
         ctypes.byref(options),
+    )
+
+
+def _kernel_name(name: str) -> bytes:
+    """As the kernel takes it: 15 bytes (BPF_OBJ_NAME_LEN) of letters, digits, dots, underscores."""
+    return name.replace("-", "_").encode()[:15]
+
+
+def load_btf(types: bytes) -> int:
+    """Give the kernel a description of types; its descriptor."""
+    return _call("bpf_btf_load", "types", types, len(types), None)
+
+
+def create_array(name: str, *, value_bytes: int, count: int) -> int:
+    """An array that can be mapped into memory, by its descriptor."""
+    return create_map(
+        name, _ARRAY, key_bytes=4, value_bytes=value_bytes, count=count, flags=_BPF_F_MMAPABLE
     )
 
 
@@ -289,30 +336,28 @@ def open_or_create_array(path: Path, *, value_bytes: int, count: int) -> int:
         return fd
 
 
-def has_ring_buffer() -> bool:
-    """Whether the kernel has ring buffers (since Linux v5.8)."""
-    try:
-        os.close(create_ring(os.sysconf("SC_PAGE_SIZE")))
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return False
-        raise
-    return True
-
-
 def create_program_array(name: str, count: int) -> int:
     """An array of programs in which others go on; emptied when its descriptor is closed."""
-    return _call("bpf_map_create", name, _PROGRAM_ARRAY, name.encode(), 4, 4, count, None)
+    return create_map(name, _PROGRAM_ARRAY, key_bytes=4, value_bytes=4, count=count)
 
 
-def load_program(kind: str, instructions: bytes, *, flags: int = 0) -> int:
-    """Load a program of *kind*, XDP or SCHED_CLS; its descriptor."""
-    options = _ProgramLoadOptions(sz=ctypes.sizeof(_ProgramLoadOptions), prog_flags=flags)
+def load_program(
+    kind: str,
+    instructions: bytes,
+    *,
+    name: str = "hookline",
+    flags: int = 0,
+    attach_type: int = 0,
+) -> int:
+    """Load a program of *kind*, a type of the kernel's without its BPF_PROG_TYPE; its descriptor."""
+    options = _ProgramLoadOptions(
+        sz=ctypes.sizeof(_ProgramLoadOptions), expected_attach_type=attach_type, prog_flags=flags
+    )
     return _call(
         "bpf_prog_load",
         kind,
-        _PROGRAM_TYPES[kind],
-        b"hookline",
+        PROGRAM_TYPES[kind],
+        _kernel_name(name),
         b"GPL",
         ctypes.create_string_buffer(instructions, len(instructions)),
         len(instructions) // 8,

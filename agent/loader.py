@@ -3,10 +3,10 @@
 
 PID is the agent's.
 
-Reads a plan, compiles, loads, pins, prints a report and exits.  Pins keep all of it alive, and the
-memory that bcc and LLVM took goes back with this process.  Maps that are pinned already, by an
-agent that is no more, are used as they are.  Attaching is for the agent, which does it whenever an
-interface appears.
+Reads a plan, loads what was compiled before or compiles it, pins, prints a report and exits.  Pins
+keep all of it alive, and the memory that bcc and LLVM took goes back with this process.  Maps that
+are pinned already, by an agent that is no more, are used as they are.  Attaching is for the agent,
+which does it whenever an interface appears.
 """
 
 import ctypes
@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent import filesystems, libbpf
-from agent.kernel import Loaded, code_of, flow_source, images, load, load_source
+from agent.kernel import Loaded, images, load_source
 from agent.plan import BPFFS, LoadError, Pins, Plan, Report
 from agent.socket_hooks import SOCKETS, attach_sockets
+from agent.sources import code_of, flow_source
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -57,17 +58,17 @@ def _load(plan: Plan) -> Report:
     plan.pins.make()
     try:
         source = flow_source(plan)
-        loaded = load(plan)
+        loaded = load_source(source, plan)
         _pin(plan.pins, loaded)
     except BaseException:
         if is_new:
             plan.pins.remove()
         raise
-    warnings: list[str] = []
+    warnings = [*loaded.warnings]
     return Report(
         codes=(code_of(source, plan), code_of(SOCKETS, plan)),
         has_sockets=_observe_sockets(plan, warnings),
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys(warnings)),
         images={name: image.to_text() for name, image in images(source, loaded).items()},
         tails=source.tails,
     )
@@ -77,7 +78,9 @@ def _observe_sockets(plan: Plan, warnings: list[str]) -> bool:
     """Whether sockets are observed; flows are without them too."""
     if plan.cgroup:
         try:
-            attach_sockets(load_source(SOCKETS, plan), Path(plan.cgroup), plan.pins)
+            loaded = load_source(SOCKETS, plan)
+            warnings += loaded.warnings
+            attach_sockets(loaded, Path(plan.cgroup), plan.pins)
         except LoadError as error:
             warnings.append(f"sockets are not observed, which needs Linux v5.13: {error}")
         else:

@@ -30,11 +30,12 @@ MAX_CONTEXTS_PER_CPU = 1 << 14
 _SUCCESSION_VERSION = 1
 # What counts as jiffies while a capture is replayed: as fine as most captures are.
 REPLAY_TICK_NS = 1000
+SEEDS = 5  # as bpf/seed.h numbers them
 
 
 def draw_seeds() -> tuple[int, ...]:
     """A new hash key, so that nobody outside can aim flows at one set of the cache."""
-    return tuple(secrets.randbits(64) | 1 for _ in range(5))
+    return tuple(secrets.randbits(64) | 1 for _ in range(SEEDS))
 
 
 class LoadError(Exception):
@@ -124,13 +125,7 @@ class Recompilation:
     """The same programs once more, with further definitions, beside those of the plan."""
 
     plan: Plan
-    number: int
     definitions: tuple[str, ...]
-
-    @property
-    def suffix(self) -> str:
-        """The end of the names of maps that it does not share."""
-        return f"-{self.number}"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -139,7 +134,7 @@ class Recompilation:
     def from_json(cls, text: str) -> Self:
         content = json.loads(text)
         plan = Plan.from_json(json.dumps(content["plan"]))
-        return cls(plan, content["number"], tuple(content["definitions"]))
+        return cls(plan, tuple(content["definitions"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def _buffer(wanted: str) -> str:
     """The ring buffer, or the perf buffer where the kernel lacks the former."""
     if wanted != "auto":
         return wanted
-    return "ring" if libbpf.has_ring_buffer() else "perf"
+    return "ring" if libbpf.has_ring_buffers() else "perf"
 
 
 def _power_of_two(least: int) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from agent import filesystems, libbpf
 from agent.hierarchy import hierarchies
-from agent.kernel import Loaded, Source
+from agent.kernel import Loaded
 from agent.plan import LoadError, Pins
+from agent.sources import Source
 
 _MOUNTS = Path("/proc/self/mountinfo")
 

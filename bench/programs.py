@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from agent import kernel, libbpf
+from agent import libbpf
 from agent.maps import SharedMaps
 from agent.plan import INTERFACE_SLOTS, Plan, remove_all, root_of
 from agent.programs import load
+from agent.sources import SOURCE_PATH
 from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
 
@@ -99,12 +100,12 @@ class Peers:
     """The programs of peers.bpf.c, compiled by bcc in this process."""
 
     def __init__(self, *, flows: int = 1 << 17) -> None:
-        os.environ["BCC_KERNEL_SOURCE"] = str(kernel.SOURCE_PATH / "headers")
+        os.environ["BCC_KERNEL_SOURCE"] = str(SOURCE_PATH / "headers")
         from bcc import BPF  # noqa: PLC0415 - the environment is read at import
 
         source = _HERE / "peers.bpf.c"
         flags = [
-            f"-I{kernel.SOURCE_PATH}",
+            f"-I{SOURCE_PATH}",
             f"-DCPUS={CPUS}",
             f"-DFLOWS={flows}",
             "-DTUNNELS=1",

@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from agent import kernel, libbpf
+from agent import libbpf
 from agent.buffers import take
+from agent.compiler import compiled
 from agent.perf import PerfBuffer
+from agent.plan import remove_all
 from agent.ring import RingBuffer
+from agent.sources import flow_source, options
 from bench.frames import FRAMES
 from bench.programs import CPUS, a_plan, hooks
 from bench.rounds import cell, interleave, ratio, table
@@ -105,8 +108,11 @@ def _words(field: Field) -> type[ctypes.Array] | type[ctypes.c_uint64]:
 
 def bcc_reader(buffer: str, *, is_read: bool) -> Reader:
     """A callback that counts, or one that makes the event an object and reads it."""
-    loaded = kernel.load(a_plan(slots_per_cpu=4, sample_one_in=1, ring_bytes=BYTES, buffer=buffer))
-    packets = loaded.module["packets"]
+    plan = a_plan(slots_per_cpu=4, sample_one_in=1, ring_bytes=BYTES, buffer=buffer)
+    plan.pins.make()
+    bcc = compiled(flow_source(plan), options(plan), aside=plan.pins.map(""), seeds=plan.seeds).bcc
+    remove_all(plan.pins.root)
+    packets = bcc["packets"]
     pointer = ctypes.POINTER(a_structure(PACKET_EVENT))
     seen = [0]
 
@@ -122,9 +128,9 @@ def bcc_reader(buffer: str, *, is_read: bool) -> Reader:
     def drain() -> int:
         seen[0] = 0
         if buffer == "ring":
-            loaded.module.ring_buffer_consume()
+            bcc.ring_buffer_consume()
         else:
-            loaded.module.perf_buffer_consume()
+            bcc.perf_buffer_consume()
         return seen[0]
 
     if buffer == "ring":
@@ -133,7 +139,7 @@ def bcc_reader(buffer: str, *, is_read: bool) -> Reader:
         packets.open_perf_buffer(
             read if is_read else count, page_cnt=BYTES // CPUS // mmap.PAGESIZE
         )
-    return loaded.programs["hook_ingress"], drain
+    return int(bcc.load_func("hook_ingress", bcc.SCHED_CLS).fd), drain
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ __attribute__((section("maps/array_of_maps$capture_ring:" PINS
 		       "/capture_rings"))) struct capture_rings_table_t capture_rings = {
 	.max_entries = CAPTURE_SLOTS};
 /* Key: (slot * CPUS + CPU) * HOOK_POINTS + hook point.  We write; the agent zeroes a free slot. */
-BPF_F_TABLE("array:" PINS "/capture_books", u32, struct capture_books, capture_books,
-	    CAPTURE_SLOTS *CPUS *HOOK_POINTS, BPF_F_MMAPABLE);
+SHARED_ARRAY(capture_books, struct capture_books, CAPTURE_SLOTS *CPUS *HOOK_POINTS);
 /* Key: CPU.  Each compilation has its own.  A per-CPU array holds no element as large. */
 BPF_F_TABLE("array:" PINS "/capture_scratch", u32, struct capture_scratch, capture_scratch, CPUS,
 	    0);

@@ -14,13 +14,12 @@
  *
  * bcc rewrites map accesses in its main file only.  So the loader puts every *.bpf.h in place of
  * the line that includes it; other headers hold plain functions.  It compiles the configuration
- * in: PINS (the folder of the maps), CODE (ends the names of maps that only the same source
- * understands) and VARIANT (of those that nobody else shares), CPUS, SLOTS_PER_CPU (a power of two),
- * HOOK_POINTS, INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST
- * (0 or 1), PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two),
- * TUNNELS, IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted),
- * IS_DNS_PORT(port_be), REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to SEED_4
- * (seed.h).  Only while somebody captures, also CAPTURES and what capture.bpf.h wants.
+ * in: PINS (where it pins maps, see share.bpf.h), CPUS, SLOTS_PER_CPU (a power of two), HOOK_POINTS,
+ * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
+ * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
+ * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be),
+ * REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to SEED_4 (seed.h).  Only while
+ * somebody captures, also CAPTURES and what capture.bpf.h wants.
  */
 #include "events.h"
 #include "parse.h"

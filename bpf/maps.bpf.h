@@ -33,8 +33,8 @@ SHARED_ARRAY(agent_clock, struct agent_clock, 1);
  * The programs that hooks go on in.  The loader writes.  Each compilation has its own, and each type
  * of program, as the kernel wants it.
  */
-BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 2, PRIVATE("xdp_tails") VARIANT);
-BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 3, PRIVATE("tc_tails") VARIANT);
+BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 2, PRIVATE("xdp_tails"));
+BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 3, PRIVATE("tc_tails"));
 
 EVENTS(evictions);
 EVENTS(packets);

@@ -1,25 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Maps that the agent reads, and programs that are compiled later share.  bcc creates each under
- * PINS.  With STAND_INS they are only there to be named: who loads the programs has others.
+ * Maps that the agent reads, and programs that are compiled later share.  The compiler pins each in
+ * the folder PINS, by which the loader knows where others find it.
  */
 #pragma once
 
 /*
- * Where maps are pinned whose entries only programs understand.  Those of other source, which may
- * mean something else by them, have maps of their own: CODE names the source.
+ * The pin of a map whose entries only programs understand: those of other source or configuration,
+ * which may mean something else by them, have maps of their own.
  */
-#define PRIVATE(name) PINS "/" name "~" CODE
-
-#if STAND_INS
-#define ENTRIES(count) 1
-#else
-#define ENTRIES(count) (count)
-#endif
+#define PRIVATE(name) PINS "/" name "~"
 
 /* The agent maps these into its memory. */
 #define SHARED_ARRAY(name, entry, count)                                                           \
-	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, ENTRIES(count), BPF_F_MMAPABLE)
+	BPF_F_TABLE("array:" PINS "/" #name, u32, entry, name, count, BPF_F_MMAPABLE)
 
 /* Events on their way to the agent, which polls: a wake-up costs the packet's CPU microseconds. */
 #if PERF_BUFFER

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test may ask for."""
+"""What every test may ask for, and what all have."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.compilers import keeping_in
 
 pytest_plugins = [
     "tests.lab.fixtures",
@@ -7,3 +13,10 @@ pytest_plugins = [
     "tests.services.cluster",
     "tests.services.secure_broker",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Programs are compiled once in a run, and none that an earlier run has left are loaded."""
+    with keeping_in(tmp_path_factory.mktemp("compiled")):
+        yield

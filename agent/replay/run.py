@@ -8,6 +8,7 @@ concurrent: an interval is closed between two packets, and no buffer is ever ful
 
 import asyncio
 import dataclasses
+import logging
 import os
 import secrets
 import uuid
@@ -37,6 +38,8 @@ from agent.replay.feed import MOST_PACKETS, RING_BYTES, Feeder
 from agent.replay.gather import Gatherer
 from agent.replay.timeline import Loaded, Timeline
 from schemas.wire import Batch
+
+log = logging.getLogger(__name__)
 
 REFUSED = "refused by the kernel"
 # Jiffies of the cache have 32 bits, and are compared as if half of that never passed.
@@ -72,7 +75,9 @@ async def replay(loaded: Loaded, config: Config, *, interval_ns: int) -> Books:
     plan = plan_for(config, loaded, interval_ns)
     backlog = Backlog()
     publisher = Publisher(config.broker(f"hookline-replay-{config.node}"), [backlog])
-    await load(plan)
+    report = await load(plan)
+    for warning in report.warnings:
+        log.warning(warning)
     try:
         player = Player(plan, loaded, node=config.node, interval_ns=interval_ns)
         # What is held open stays; however this process ends, nothing is left behind.

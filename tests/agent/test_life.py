@@ -14,6 +14,7 @@ from hookline.kafka import Kafka, free_port
 from schemas.fields import DIRECTIONS
 from tests.lab.agents import ROOT, Agent, agent, remove_pins
 from tests.lab.capture import capturing, frames_of
+from tests.lab.compilers import keeping_in
 from tests.lab.foreign import foreign_tc_program, foreign_xdp_program
 from tests.lab.links import HERE, End, link
 from tests.lab.published import read_published
@@ -264,8 +265,9 @@ def test_a_certificate_that_cannot_be_read_is_told_before_anything_is_attached(w
     assert not started.pins.exists()
 
 
-def test_a_loader_ends_with_its_agent(wire):
-    started = Agent("--interface", wire.near.name)
+def test_a_loader_ends_with_its_agent(wire, tmp_path):
+    with keeping_in(tmp_path / "nothing yet"):
+        started = Agent("--interface", wire.near.name)
     loader = wait_until(lambda: loader_of(started), "the loader to start")
     os.kill(loader, signal.SIGSTOP)
     started.kill()

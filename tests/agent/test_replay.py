@@ -12,6 +12,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from schemas.fields import DIRECTIONS
 from tests.lab.capture import five_tuples, total, tshark_fields
 from tests.lab.capture_files import START_S, pcap
+from tests.lab.compilers import without_compiler
 from tests.lab.replays import SECOND_NS, Played, played
 
 pytestmark = pytest.mark.kernel
@@ -268,3 +269,14 @@ def test_files_of_several_interfaces_keep_them_apart(lab, tmp_path):
     for name, count in zip(names, packets, strict=True):
         counted[name] += count
     assert counted == {"lan": 3, "wan": 2}
+
+
+def test_a_second_replay_needs_no_compiler(lab, tmp_path):
+    path = pcap(tmp_path / "some.pcap", [udp(1), udp(2), udp(1)])
+    first = played(path)
+    with without_compiler(tmp_path):
+        second = played(path)
+
+    columns = ("src_port", "packets", "bytes", "time")
+    assert second.rows("flow", *columns) == first.rows("flow", *columns)
+    assert len(first.rows("flow", *columns)) == 3

@@ -17,7 +17,7 @@ import numpy as np
 from agent import libbpf
 from agent.buffers import EventBuffer, open_buffer
 from agent.maps import SharedMaps
-from agent.plan import INTERFACE_SLOTS, Plan, remove_all, root_of
+from agent.plan import INTERFACE_SLOTS, Plan, Report, remove_all, root_of
 from agent.programs import load
 from schemas.control import INTERFACE_ENTRY
 from schemas.dtype import dtype_from_layout
@@ -35,6 +35,7 @@ class Programs:
     """Loaded programs, their maps, and what this process may do with both."""
 
     plan: Plan
+    report: Report
     maps: SharedMaps
     evictions: EventBuffer
     packets: EventBuffer
@@ -68,8 +69,7 @@ class Programs:
         return self.fds[hook]
 
 
-@contextmanager
-def loaded(
+def a_plan(
     *,
     slots_per_cpu: int = 1 << 14,
     ring_bytes: int = 1 << 20,
@@ -77,15 +77,13 @@ def loaded(
     sample_first: bool = False,
     buffer: str = "ring",
     tunnels: str = "inner",
-    dns_ports: tuple[int, ...] = (),
-    tls: bool = False,
     vxlan_ports: tuple[int, ...] = (4789,),
     hook_points: int = 4,
-) -> Iterator[Programs]:
-    """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
-    root = root_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
-    plan = Plan(
-        pin_path=str(root),
+    **others: object,
+) -> Plan:
+    """A plan with pins of its own."""
+    return Plan(
+        pin_path=str(root_of(f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}")),
         buffer=buffer,
         cpus=_POSSIBLE_CPUS,
         slots_per_cpu=slots_per_cpu,
@@ -95,15 +93,21 @@ def loaded(
         sample_first=sample_first,
         tunnels=tunnels,
         vxlan_ports=vxlan_ports,
-        dns_ports=dns_ports,
-        tls=tls,
+        **others,
     )
+
+
+@contextmanager
+def loaded(**options: object) -> Iterator[Programs]:
+    """Programs with maps and pins of their own; this process stays on one CPU meanwhile."""
+    plan = a_plan(**options)
     cpus = os.sched_getaffinity(0)
-    asyncio.run(load(plan))
+    report = asyncio.run(load(plan))
     try:
         os.sched_setaffinity(0, {min(cpus)})
         programs = Programs(
             plan,
+            report,
             SharedMaps.of(plan),
             open_buffer(plan.pins, plan.sizes, "evictions", FLOW_EVICTION),
             open_buffer(plan.pins, plan.sizes, "packets", PACKET_EVENT),
@@ -114,4 +118,4 @@ def loaded(
             os.close(fd)
     finally:
         os.sched_setaffinity(0, cpus)
-        remove_all(root)
+        remove_all(plan.pins.root)

@@ -10,11 +10,12 @@ from typing import Self
 import pytest
 
 from agent import libbpf
-from agent.captures import Capture, Captures
+from agent.captures import Capture, CaptureError, Captures
 from agent.frames import FrameRing
 from agent.variants import Compiled, Variants
 from schemas.filter.grammar import parse
 from tests.bpf.programs import Programs, loaded
+from tests.lab.compilers import without_compiler
 from tests.schemas.filters import Row, a_filter, a_row, holds
 
 pytestmark = pytest.mark.kernel
@@ -82,10 +83,8 @@ class Asked:
 
     def __init__(self, programs: Programs, *lists: list[str]) -> None:
         names = ["unknown", "eth0", "eth0", "eth1"]
-        normal = Variants(Compiled(programs.plan.pins, {}, {}))
-        self._captures = Captures(
-            programs.plan, normal, buffer="ring", names=lambda: names, swap=self._swap
-        )
+        normal = Variants(Compiled.reported(programs.report, programs.plan.pins))
+        self._captures = Captures(programs.plan, normal, names=lambda: names, swap=self._swap)
         texts = [
             " or ".join(f"(vlan {tag} and ({text}))" for tag, text in enumerate(one, start=1))
             for one in lists
@@ -165,3 +164,18 @@ def test_networks_that_are_next_to_each_other_are_told_apart(programs):
 
     # What differs in the last bit that a network fixes is outside, and in every longer one.
     assert seen == [[length >= far for length in range(len(texts))] for far in range(len(texts))]
+
+
+def test_only_a_filter_that_was_not_asked_before_is_compiled(programs, tmp_path):
+    row = rows_that_frames_can_have(random.Random(4), 1)[0]
+    wanted, unwanted = {**row, "vlan": 1}, {**row, "vlan": 2}
+    texts = [f"src host {row['src_addr'].ipv4_mapped or row['src_addr']}"]
+    with Asked(programs, texts):
+        pass
+
+    with without_compiler(tmp_path):
+        with Asked(programs, texts) as asked:
+            assert asked.run(wanted) == [[frame_of(wanted)]]
+            assert asked.run(unwanted) == [[]]
+        with pytest.raises(CaptureError, match="bcc is missing"):
+            Asked(programs, ["tcp port 4712"])

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from agent.cache import FOLDER
 from agent.config import Config as AgentConfig
 from consumer.config import Config as ConsumerConfig
 from service.options import ENVIRONMENT_PREFIX, build, environment_name
@@ -118,6 +119,13 @@ def test_our_containers_cannot_write_and_cannot_rise(service):
     assert container["read_only"] is True
     assert container["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in container["security_opt"]
+
+
+def test_the_agent_finds_what_it_has_compiled_before():
+    (kept,) = (one for one in SERVICES["agent"]["volumes"] if one["type"] == "volume")
+
+    assert kept["target"] == str(FOLDER)
+    assert kept["source"] in COMPOSE["volumes"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

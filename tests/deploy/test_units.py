@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cache import FOLDER as FOLDER_OF_PROGRAMS
 from agent.cli import main as run_agent
 from agent.config import Config as AgentConfig
 from consumer.cli import main as run_consumer
@@ -119,6 +120,15 @@ def test_the_agent_has_the_same_powers_as_in_a_container():
     (granted,) = settings("agent")["CapabilityBoundingSet"]
 
     assert granted.split() == [f"CAP_{name}" for name in SERVICES["agent"]["cap_add"]]
+
+
+def test_only_root_may_write_to_what_the_agent_loads_into_the_kernel():
+    found = settings("agent")
+
+    assert [FOLDER_OF_PROGRAMS.parent / name for name in found["CacheDirectory"]] == [
+        FOLDER_OF_PROGRAMS
+    ]
+    assert found["CacheDirectoryMode"] == ["0700"]
 
 
 def test_the_consumer_has_no_powers():

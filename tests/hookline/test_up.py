@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import clickhouse_connect
@@ -13,6 +14,7 @@ import pytest
 
 from agent.libbpf import BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_XDP
 from tests.hookline.ups import Up, hookline, up
+from tests.lab.links import Link, link
 from tests.lab.traffic import ping
 from tests.lab.waiting import wait_until
 
@@ -46,27 +48,6 @@ def test_rows_equal_the_interface_counters_and_a_second_start_continues(wire, tm
     assert answer_after_first.endswith(sums(after_first.ingress, after_first.egress))
     answer = hookline("query", "--format=csv", f"--data={tmp_path}", SUMS).stdout
     assert answer.endswith(sums(grown.ingress, grown.egress))
-
-
-def test_any_clickhouse_client_and_our_commands_read_while_it_runs(wire, tmp_path):
-    with up(tmp_path, "--interface", wire.near.name) as running:
-        ping(wire, count=7)
-        client = clickhouse_connect.get_client(dsn=f"{running.url}/hookline")
-        question = "SELECT sum(packets) FROM flows WHERE icmp_type = 8 AND direction = 'ingress'"
-        wait_until(lambda: client.query(question).result_rows == [(7,)], "seven echo requests")
-        client.close()
-        curled = subprocess.check_output(
-            ["curl", "-s", f"{running.url}/?database=hookline", "--data", question], text=True
-        )
-        refused = subprocess.check_output(
-            ["curl", "-s", running.url, "--data", "DROP TABLE hookline.flows"], text=True
-        )
-        listed = hookline("flows", "--since=5m", "--protocol=icmp", f"--data={tmp_path}")
-
-    assert curled == "7\n"
-    assert "DB::Exception" in refused
-    assert wire.near.ipv4 in listed.stdout
-    assert wire.far.ipv4 in listed.stdout
 
 
 def test_it_shows_flows_in_plain_lines_and_stops_after_its_time(wire, tmp_path):
@@ -116,16 +97,6 @@ def test_an_unknown_interface_is_refused_before_anything_starts(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_data_directory_serves_one_at_a_time(wire, tmp_path):
-    with up(tmp_path, "--interface", wire.near.name):
-        refused = hookline("up", f"--interface={wire.near.name}", f"--data={tmp_path}")
-
-    assert refused.returncode == 1
-    assert refused.stderr == (
-        f"hookline up: another hookline up uses {tmp_path}; choose another --data\n"
-    )
-
-
 def test_a_data_directory_that_cannot_be_written_is_named(wire):
     refused = hookline("up", f"--interface={wire.near.name}", "--data=/proc/version/history")
 
@@ -159,6 +130,47 @@ def test_without_root_it_says_so_in_one_line(tmp_path):
 
     assert refused.returncode == 1
     assert refused.stderr == "hookline up: loading eBPF programs needs root; run it with sudo\n"
+
+
+@pytest.fixture(scope="module")
+def shared(lab, tmp_path_factory) -> Iterator[tuple[Up, Link]]:
+    """One that runs on a link of its own, for the last tests, which leave it as it was."""
+    with (
+        link() as wire,
+        up(tmp_path_factory.mktemp("up"), "--interface", wire.near.name) as running,
+    ):
+        yield running, wire
+
+
+def test_any_clickhouse_client_and_our_commands_read_while_it_runs(shared):
+    running, wire = shared
+    ping(wire, count=7)
+    client = clickhouse_connect.get_client(dsn=f"{running.url}/hookline")
+    question = "SELECT sum(packets) FROM flows WHERE icmp_type = 8 AND direction = 'ingress'"
+    wait_until(lambda: client.query(question).result_rows == [(7,)], "seven echo requests")
+    client.close()
+    curled = subprocess.check_output(
+        ["curl", "-s", f"{running.url}/?database=hookline", "--data", question], text=True
+    )
+    refused = subprocess.check_output(
+        ["curl", "-s", running.url, "--data", "DROP TABLE hookline.flows"], text=True
+    )
+    listed = hookline("flows", "--since=5m", "--protocol=icmp", f"--data={running.data}")
+
+    assert curled == "7\n"
+    assert "DB::Exception" in refused
+    assert wire.near.ipv4 in listed.stdout
+    assert wire.far.ipv4 in listed.stdout
+
+
+def test_a_data_directory_serves_one_at_a_time(shared):
+    running, wire = shared
+    refused = hookline("up", f"--interface={wire.near.name}", f"--data={running.data}")
+
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"hookline up: another hookline up uses {running.data}; choose another --data\n"
+    )
 
 
 def _python() -> list[str]:

@@ -41,6 +41,9 @@ class Agent:
         # What a test leaves attached would be nobody's.
         defaults = ["--kafka", kafka, "--sockets", "no", "--on-stop", "detach"]
         defaults += ["--spool", str(SPOOLS)]
+        if kafka == NOWHERE:
+            # What it would publish at the end waits for nobody.
+            defaults += ["--stop-timeout", "0.1"]
         arguments = ["--name", self.name, "--node", self.name, *defaults, *flags]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "agent", *arguments],

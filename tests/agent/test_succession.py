@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import pytest
 from agent.plan import root_of
 from schemas.interface import EVENTS
 from tests.lab.agents import ROOT, SPOOLS, Agent, agent, remove_pins
+from tests.lab.compilers import keeping_in
 from tests.lab.links import HERE, Link, link
 from tests.lab.published import Published, read_published
 from tests.lab.traffic import ping, udp_burst
@@ -57,9 +58,11 @@ def traffic(wire: Link, flows: int = 200) -> Iterator[None]:
 
 
 @contextmanager
-def successors(*flags: str, kafka: str, root: Path = ROOT) -> Iterator["Line"]:
+def successors(
+    *flags: str, kafka: str, root: Path = ROOT, run_by: Sequence[str] = ()
+) -> Iterator["Line"]:
     """Agents of one name, one after the other; the last one detaches, the first runs from *root*."""
-    line = Line(flags, kafka, root)
+    line = Line(flags, kafka, root, run_by)
     try:
         line.latest.until_ready()
         yield line
@@ -70,16 +73,19 @@ def successors(*flags: str, kafka: str, root: Path = ROOT) -> Iterator["Line"]:
 class Line:
     """The agents that had one name, of which the latest runs."""
 
-    def __init__(self, flags: tuple[str, ...], kafka: str, root: Path) -> None:
+    def __init__(
+        self, flags: tuple[str, ...], kafka: str, root: Path, run_by: Sequence[str]
+    ) -> None:
         self._flags = flags
         self._kafka = kafka
-        self.latest = Agent(*KEEP, *flags, kafka=kafka, root=root)
+        self._run_by = run_by
+        self.latest = Agent(*KEEP, *flags, kafka=kafka, root=root, run_by=run_by)
         self.name = self.latest.name
 
     def following(self, *further: str) -> Agent:
         """The next one, once it is ready."""
         flags = (*KEEP, *self._flags, *further)
-        self.latest = Agent(*flags, kafka=self._kafka, name=self.name)
+        self.latest = Agent(*flags, kafka=self._kafka, name=self.name, run_by=self._run_by)
         return self.latest.until_ready()
 
     def finish(self) -> Published:
@@ -163,6 +169,29 @@ def test_an_agent_that_is_stopped_leaves_its_programs_to_the_next(kafka, wire):
     assert_books_balance(published, grown.ingress, grown.egress)
     assert grown.egress[0] == 175
     assert events(published) == ["attached", "adopted", "detached"]
+
+
+def test_whoever_may_attach_and_nothing_else_takes_over_too(kafka, wire, tmp_path):
+    # As the unit of systemd has it.
+    least = "--bounding-set=-all,+net_admin,+perfmon,+bpf"
+    before = wire.quiet()
+    with successors(
+        "--interface", wire.near.name, kafka=kafka, run_by=("setpriv", "--inh-caps=-all", least)
+    ) as line:
+        udp_burst(wire, flows=20, packets=100)
+        line.latest.kill()
+        udp_burst(wire, flows=20, packets=50)
+        line.following()
+        line.latest.kill()
+        # Other programs, that nobody has compiled yet.
+        with keeping_in(tmp_path / "compiled"):
+            line.following("--sample", "7")
+        udp_burst(wire, flows=20, packets=25)
+        grown = wire.quiet() - before
+        published = line.finish()
+
+    assert grown.egress[0] == 175
+    assert_books_balance(published, grown.ingress, grown.egress)
 
 
 def events(published: Published) -> list[str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,9 @@ class Agent:
         name: str = "",
         root: Path = ROOT,
         environment: Mapping[str, str] | None = None,
+        run_by: Sequence[str] = (),
     ) -> None:
+        """*run_by* is a command that runs the agent in its own place."""
         self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         self.lines: list[str] = []
         # Without sockets unless a test asks: they would be those of everybody on this machine.
@@ -46,7 +48,7 @@ class Agent:
             defaults += ["--stop-timeout", "0.1"]
         arguments = ["--name", self.name, "--node", self.name, *defaults, *flags]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agent", *arguments],
+            [*run_by, sys.executable, "-m", "agent", *arguments],
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root), **(environment or {})},
             stderr=subprocess.PIPE,

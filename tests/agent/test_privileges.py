@@ -62,7 +62,7 @@ def gains_nothing(pid: int) -> bool:
         (["--owners=no", "--buffer=perf"], TO_ATTACH, "to load and attach programs'"),
         (["--owners=no", "--hook=xdp", "--tc=clsact"], TO_ATTACH, "to load and attach programs'"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_agent_keeps_what_it_needs_and_says_so(wire, flags, kept, said):
     # Its metrics are served by a thread.

@@ -81,7 +81,7 @@ async def test_a_consumer_that_is_not_let_in_shows_no_password(secure_kafka, tmp
         given["HOOKLINE_CLICKHOUSE"] = f"http://me:{OF_CLICKHOUSE}@127.0.0.1:{free_port()}"
     else:
         given["HOOKLINE_CLICKHOUSE"] = f"chdb://{tmp_path / 'db'}"
-    flags = [f"--kafka-password-file={password}", "--start-timeout=3"]
+    flags = [f"--kafka-password-file={password}", "--start-timeout=5"]
 
     with Consumer(tmp_path, *flags_of(options), *flags, environment=given) as refused:
         assert await refused.ended() == 1

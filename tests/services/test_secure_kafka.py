@@ -231,11 +231,11 @@ async def test_a_consumer_that_is_let_in_nowhere_ends_with_the_reason(secure_kaf
     wrong = secure_kafka.options("PASSWORD", "consumer") | {"kafka_password": "guessed"}
 
     with consumer(
-        tmp_path, wrong, f"--clickhouse=chdb://{tmp_path / 'db'}", "--start-timeout=3"
+        tmp_path, wrong, f"--clickhouse=chdb://{tmp_path / 'db'}", "--start-timeout=5"
     ) as refused:
         assert await refused.ended() == 1
 
     last = refused.log.splitlines()[-1]
-    assert last.startswith(f"consumer: kafka at {wrong['kafka']} is not available after 3 s: ")
+    assert last.startswith(f"consumer: kafka at {wrong['kafka']} is not available after 5 s: ")
     assert "it refuses user 'consumer' by SCRAM-SHA-512" in last
     assert "Traceback" not in refused.log

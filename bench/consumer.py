@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -78,8 +79,9 @@ async def fill(kafka: str, arguments: argparse.Namespace) -> int:
         formats |= {"bench.native": lambda one: native_block(FLOW, [one]), "bench.msgpack": by_rows}
     count = arguments.rows // arguments.rows_per_record
     for topic, encode in formats.items():
-        payloads = [encode(one) for one in some]
-        await publish(kafka, topic, [payloads[at % DISTINCT] for at in range(count)])
+        # Each has a name of its own, or the consumer would leave it out as a repetition.
+        named = (replace(some[at % DISTINCT], seq=at) for at in range(count))
+        await publish(kafka, topic, map(encode, named))
     return count * arguments.rows_per_record
 
 
@@ -100,7 +102,7 @@ def by_rows(batch: wire.Batch) -> bytes:
     return b"".join(pack(value) for row in zip(*lists, strict=True) for value in row)
 
 
-async def publish(kafka: str, topic: str, payloads: Sequence[bytes]) -> None:
+async def publish(kafka: str, topic: str, payloads: Iterable[bytes]) -> None:
     producer = AIOKafkaProducer(
         bootstrap_servers=kafka, compression_type="zstd", max_request_size=16 << 20, acks="all"
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from schemas import wire
 from schemas.flow import FLOW
-from schemas.layout import Field
+from schemas.layout import NAME, Field
 
 CLIENTS = 4_000
 SERVICES = np.array([443, 80, 53, 22, 5432, 9092], "<u2")
@@ -67,5 +67,7 @@ def _columns(rng, clients, services, rows, at_ns) -> dict[str, wire.Column]:
     return {field.name: values.get(field.name, _zeros(field, rows)) for field in FLOW.fields}
 
 
-def _zeros(field: Field, rows: int) -> np.ndarray:
-    return np.zeros(rows, field.kind.numpy or "|u1")
+def _zeros(field: Field, rows: int) -> wire.Column:
+    if field.kind is NAME:
+        return wire.Names(np.zeros(rows, "|u1"), ("",))
+    return np.zeros(rows, field.kind.numpy)

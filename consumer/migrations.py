@@ -2,8 +2,8 @@
 """Bring ClickHouse's tables to what the schema declares.
 
 We compare what is there with what should be and run only the difference, so a second run does
-nothing.  Columns are appended, comments and retention follow the declaration, and an enum may
-gain names.  Anything else would rewrite or lose rows: that is refused, and a human decides.
+nothing.  Columns are appended, comments and retention follow the declaration, an enum may gain
+names, and a deduplication window is opened further, never closed.  Anything else would rewrite or lose rows: that is refused, and a human decides.
 Columns and names that only a newer version knows are left alone.
 
 Two consumers may do this at once: every statement is harmless when repeated, and after a
@@ -18,11 +18,13 @@ from typing import Any, Protocol
 
 from schemas.clickhouse import (
     DATABASE,
+    DEDUPLICATION,
     STORED_AT,
     column_definition,
     columns,
     create_database,
     create_table,
+    settings,
 )
 from schemas.layout import Field, Record
 
@@ -141,7 +143,8 @@ def _alterations(table: ExistingTable, record: Record, retention_days: int) -> l
             statements.append(
                 f"{_alter(record.table)} ADD COLUMN IF NOT EXISTS {column_definition(field)}"
             )
-    return statements + _retention(table, record.table, retention_days)
+    statements += _retention(table, record.table, retention_days)
+    return statements + _window(table, record.table)
 
 
 def _column_changes(existing: ExistingColumn, table: str, field: Field) -> list[str]:
@@ -187,6 +190,12 @@ def _retention(table: ExistingTable, name: str, retention_days: int) -> list[str
         return []
     added = [f"{_alter(name)} ADD COLUMN IF NOT EXISTS {STORED_AT}"] if is_older else []
     return [*added, f"{_alter(name)} MODIFY TTL stored_at + INTERVAL {retention_days} DAY"]
+
+
+def _window(table: ExistingTable, name: str) -> list[str]:
+    found = dict(re.findall(r"\b(\w+_deduplication_window\w*) = (\d+)", table.definition))
+    narrow = {one: wide for one, wide in DEDUPLICATION.items() if int(found.get(one, 0)) < wide}
+    return [f"{_alter(name)} MODIFY SETTING {settings(narrow)}"] if narrow else []
 
 
 def _alter(table: str) -> str:

@@ -46,7 +46,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'What one five-tuple did at one interface and direction in one interval.  Packets without a five-tuple are rows with zero addresses under their ethertype or protocol, so that `sum(packets)` is always the whole truth.';
 
 CREATE TABLE IF NOT EXISTS hookline.packets
@@ -86,7 +86,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'Headers of packets that were sampled one in N, and of the first packet of each flow.';
 
 CREATE TABLE IF NOT EXISTS hookline.sockets
@@ -128,7 +128,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, local_addr, remote_addr, time)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'What became of TCP and UDP sockets: rows when one is opened and closed, and for connections that last, one per interval in which the peer acknowledged data.  Counts and times are those of the whole connection so far; UDP sockets have none.';
 
 CREATE TABLE IF NOT EXISTS hookline.dns
@@ -165,7 +165,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, query_name, time)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'DNS messages, one row each, as seen at an interface; with `--dns yes`.  A message of which not even the header is there has no row, and is counted as rejected in the ledger.';
 
 CREATE TABLE IF NOT EXISTS hookline.tls
@@ -194,7 +194,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), node, interface, direction, server_name, time)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'ClientHellos of TLS over TCP, on whatever port, one row each, as seen at an interface; with `--tls yes`.';
 
 CREATE TABLE IF NOT EXISTS hookline.ledger
@@ -240,7 +240,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (time, node, interface, direction)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'The books of one interface and direction over one interval: everything is accounted for.';
 
 CREATE TABLE IF NOT EXISTS hookline.deliveries
@@ -266,7 +266,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (time, node, of_run, of_kind)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'What became of the batches of one run and kind, from the run\'s begin to the row\'s time.';
 
 CREATE TABLE IF NOT EXISTS hookline.interfaces
@@ -292,7 +292,7 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (time, node, interface)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'An interface that was attached to, has changed, or is observed no more.';
 
 CREATE TABLE IF NOT EXISTS hookline.dead_letters
@@ -315,5 +315,5 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (time, node)
 TTL stored_at + INTERVAL 30 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'A record that the consumer could not use; its payload is in the dead letter, in Kafka.';

@@ -3,9 +3,11 @@
 
 Every table is partitioned by day and expires by whole parts, so that dropping history costs
 nothing.  What expires is counted from when a row was stored, not from when its packets passed: a
-capture of years ago that is replayed today stays as long as today's traffic.  Its non-replicated
-deduplication window is open: an insert that is repeated with its token is stored once.
+capture of years ago that is replayed today stays as long as today's traffic.  Its deduplication
+window is open: an insert that is repeated with its token is stored once.
 """
+
+from collections.abc import Mapping
 
 from schemas.layout import NAME, U64, Field, Record
 
@@ -16,6 +18,13 @@ NODE = Field("node", NAME, "name of the node whose agent saw it")
 RUN = Field("run", NAME, "run of the agent that reported it: from its start to its end")
 SEQ = Field("seq", U64, "number of the run's batch of this kind that it came in", "T64, ZSTD(1)")
 RETENTION_DAYS = 30
+# How many parts, one for each insert and day, a table knows again by their token.  A replicated
+# table forgets them by time as well, which is an hour unless it is told otherwise.
+DEDUPLICATION = {
+    "non_replicated_deduplication_window": 10_000,
+    "replicated_deduplication_window": 10_000,
+    "replicated_deduplication_window_seconds": 7 * 86_400,
+}
 # ClickHouse fills it in, so it is in no block; nor in SELECT *, unless it is named.
 STORED_AT = (
     "`stored_at` DateTime('UTC') MATERIALIZED now()"
@@ -35,6 +44,11 @@ def column_definition(field: Field) -> str:
     return f"`{field.name}` {field.kind.clickhouse} COMMENT '{comment}' CODEC({field.codec})"
 
 
+def settings(values: Mapping[str, int]) -> str:
+    """Settings of a table as CREATE TABLE and ALTER TABLE MODIFY SETTING spell them."""
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
 def create_database() -> str:
     return f"CREATE DATABASE IF NOT EXISTS {DATABASE} ENGINE = Atomic"
 
@@ -49,7 +63,7 @@ def create_table(record: Record) -> str:
         "PARTITION BY toDate(time)\n"
         f"ORDER BY ({record.order_by})\n"
         f"TTL stored_at + INTERVAL {RETENTION_DAYS} DAY\n"
-        "SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000\n"
+        f"SETTINGS ttl_only_drop_parts = 1, {settings(DEDUPLICATION)}\n"
         f"COMMENT '{record.doc.replace(chr(39), chr(92) + chr(39))}'"
     )
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,16 @@ import pytest
 
 from consumer.migrations import ExistingColumn, ExistingTable, MigrationError, plan
 from schemas.catalogue import RECORDS
-from schemas.clickhouse import DATABASE, STORED_AT, columns, create_database, create_table
+from schemas.clickhouse import (
+    DATABASE,
+    DEDUPLICATION,
+    STORED_AT,
+    columns,
+    create_database,
+    create_table,
+    settings,
+)
+from schemas.dns import DNS
 from schemas.flow import FLOW
 from schemas.layout import U8, U32, Field, enum8
 from tests.consumer.engine import Engine
@@ -107,6 +117,32 @@ def test_a_table_whose_rows_aged_by_their_own_time_is_changed(engine):
     assert engine.migrate([FLOW]) == 0
 
 
+def test_a_deduplication_window_is_opened_and_one_that_is_wider_stays(engine):
+    engine.execute(create_database())
+    for record, window in ((FLOW, 1000), (DNS, 50_000)):
+        engine.execute(
+            re.sub(
+                r", non_replicated_deduplication_window.*\n",
+                f", non_replicated_deduplication_window = {window}\n",
+                create_table(record),
+            )
+        )
+    engine.store(a_batch(rows=2, node="before"))
+
+    assert engine.migrate([FLOW, DNS]) == 2
+
+    assert engine.migrate([FLOW, DNS]) == 0
+    windows = dict(
+        engine.rows(
+            "SELECT name, extract(create_table_query, ' non_replicated_deduplication_window = (\\d+)')"
+            f" FROM system.tables WHERE database = '{DATABASE}'"
+        )
+    )
+    assert windows == {"flows": "10000", "dns": "50000"}
+    engine.store(a_batch(rows=2, node="before"))
+    assert engine.value(f"SELECT count() FROM {DATABASE}.flows") == 2
+
+
 def test_an_enum_gains_names_and_never_loses_them(engine):
     def flow_with(**names: int) -> object:
         return replace(FLOW, fields=(*FLOW.fields, Field("hook", enum8(**names), "")))
@@ -150,9 +186,9 @@ def test_an_enum_that_renumbers_a_name_is_refused():
 
 def test_a_retention_that_was_set_by_hand_in_another_shape_stays():
     existing = {one.name: ExistingColumn(one.kind.clickhouse, one.doc) for one in columns(FLOW)}
-    table = ExistingTable(existing, "... TTL toDateTime(end) + toIntervalDay(9)")
+    definition = f"... TTL toDateTime(end) + toIntervalDay(9) SETTINGS {settings(DEDUPLICATION)}"
 
-    assert plan({"flows": table}, [FLOW], 30) == []
+    assert plan({"flows": ExistingTable(existing, definition)}, [FLOW], 30) == []
 
 
 def test_a_column_is_added_with_its_codec_and_comment():

@@ -76,10 +76,10 @@ class Config(BrokerOptions):
     )
 
     max_rows: int = option(
-        200_000, "rows at which a batch is inserted", group=BATCHES, metavar="ROWS"
+        200_000, "rows of a partition at which they are inserted", group=BATCHES, metavar="ROWS"
     )
     max_age: float = option(
-        2.0, "seconds after which it is inserted even so", group=BATCHES, metavar="SECONDS"
+        2.0, "seconds after which they are inserted even so", group=BATCHES, metavar="SECONDS"
     )
 
     start_timeout: float = option(

@@ -47,6 +47,23 @@ class Metrics:
         self.defaulted_columns = self._counter(
             "defaulted_columns", "columns that records lacked and defaults filled", "topic"
         )
+        self.repeated_batches = self._counter(
+            "repeated_batches", "batches left out because they are stored already", "topic"
+        )
+        self.doubtful_batches = self._counter(
+            "doubtful_batches", "batches that ClickHouse was asked about", "topic"
+        )
+        self.completed_batches = self._counter(
+            "completed_batches",
+            "batches of which some days' rows were stored, and now all",
+            "topic",
+        )
+        self.incomplete_batches = self._counter(
+            "incomplete_batches", "batches that have lost rows of a day in ClickHouse", "topic"
+        )
+        self.void_plans = self._counter(
+            "void_plans", "plans that could not be followed or read", "topic"
+        )
         self.inserted_rows = self._counter("inserted_rows", "rows stored", "table")
         self.retried_inserts = self._counter(
             "retried_inserts", "inserts repeated after an error that passes", "table"
@@ -54,21 +71,32 @@ class Metrics:
         self.refused_inserts = self._counter(
             "refused_inserts", "inserts that ClickHouse refused for what rows hold", "table"
         )
+        self.retried_queries = self._counter(
+            "retried_queries", "queries for batches repeated after an error that passes", "table"
+        )
+        self.repeated_blocks = self._counter(
+            "repeated_blocks",
+            "blocks inserted again as an owner before us had planned them",
+            "table",
+        )
         self.uncommitted_inserts = self._counter(
             "uncommitted_inserts",
             "inserts whose partitions moved before the commit; the next owner repeats them",
             "table",
         )
-        self.commits = self._counter("commits", "offset commits", "table")
+        self.commits = self._counter("commits", "commits of offsets and plans", "table")
         self.insert_seconds = Histogram(
             "consumer_insert_seconds",
-            "time from a batch being due to its rows being stored",
+            "time from a block's turn to its rows being stored",
             ["table"],
             buckets=INSERT_SECONDS,
             registry=self.registry,
         )
         self.pending_rows = self._gauge("pending_rows", "rows waiting for their insert", "table")
         self.assigned_partitions = self._gauge("assigned_partitions", "partitions we read")
+        self.waiting_partitions = self._gauge(
+            "waiting_partitions", "partitions left alone because of a newer consumer's plan"
+        )
         self._lag = self._gauge("lag_records", "records waiting in Kafka", "topic", "partition")
 
     def _counter(self, name: str, doc: str, label: str) -> Counter:

@@ -1,52 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""The order of things: source, batch, sink, commit.
+"""The order of things: source, lanes, writers.
 
-    fetch -> decode -> batch until due -> insert -> commit
-                    \-> dead letter -------------/
+    fetch -> decode -> lane of the topic -> writer of the table -> ClickHouse, commit
 
-Every topic holds one kind and fills one table.  While a table's insert runs in a thread, the
-next batch of that table is fetched; one insert a table is under way, and a second that is due
-waits for it, which is our back-pressure.  The offsets of a batch are committed after its rows
-are stored and its rejected records are in the dead letter topic.
+Every topic holds one kind and fills one table.  Its lane cuts the records of its partitions into
+blocks, and its writer stores them one after the other, while the next ones are fetched and decoded.
+A lane that has no room holds up the fetch, which is our back-pressure.
 
-Shutdown: stop fetching, insert what is pending, commit; whoever owns source and sink closes
-them afterwards.  When partitions are revoked the same happens, and what cannot be finished in
-time is forgotten: nothing of it was committed, so their next owner reads it again.
+Lanes and writers live as long as an assignment of partitions.  When it ends, by a rebalance or
+because we stop, they get a deadline to store what is there; what cannot be stored by then is
+forgotten.  Its next owner reads it again from what is committed: see `writer.py`.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from time import monotonic
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from consumer.batch import Batch
+from consumer.lane import Lane
+from consumer.membership import Mark
 from consumer.metrics import Metrics
+from consumer.plan import NewerPlan, Plan, PlanError, plan_in
 from consumer.quarantine import Quarantine
-from consumer.record import Accepted, Record, Rejected
-from consumer.sink import BlockRefused, Sink
-from consumer.source import Fetched, Source
-from schemas import layout, wire
+from consumer.record import Partition
+from consumer.sink import Sink, SinkUnavailable
+from consumer.source import Fetched, Position, Positions, Source
+from consumer.writer import Lost, Writer
+from schemas import layout
 
 FETCH_WAIT_S = 0.2
 # Shorter than the group waits for us before it gives our partitions to others.
 RELEASE_TIMEOUT_S = 20.0
+# Decoding so much takes a few milliseconds; then writers get a turn.
+TURN_BYTES = 1 << 20
+TURN_RECORDS = 50
 
 log = logging.getLogger(__name__)
-
-
-def judge(record: Record) -> Accepted | Rejected:
-    """Decode a record, or say why it cannot be."""
-    if record.fault:
-        return Rejected(record, record.fault)
-    if record.payload is None:
-        return Rejected(record, "record has no value")
-    try:
-        rows = wire.decode(record.payload)
-    except wire.WireError as error:
-        return Rejected(record, str(error))
-    if rows.record.topic != record.topic:
-        return Rejected(record, f"kind {rows.kind!r} belongs into topic {rows.record.topic}")
-    return Accepted(record, rows)
 
 
 class Pipeline:
@@ -68,179 +57,191 @@ class Pipeline:
         self._kinds = {kind.topic: kind for kind in kinds}
         self._max_rows = max_rows
         self._max_age_s = max_age_s
-        self._batches: dict[str, Batch] = {}
-        self._inserts: dict[str, asyncio.Task[None]] = {}
-        # Held while fetched records turn into batches, so that a rebalance sees all or nothing.
-        self._turn = asyncio.Lock()
+        self._assignment = -1
+        self._writers: dict[str, Writer] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, source: Source, stop: asyncio.Event, *, stop_timeout_s: float) -> bool:
         """Move records until *stop* is set; False where the last of them could not be stored.
 
         Raises whatever ends the process: an insert or a commit that cannot succeed.
         """
-        self._open_batches(source.assignment)
         moving = asyncio.create_task(self._move(source))
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({moving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {moving, stopping, self._failure}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if moving.done():
             moving.result()
         moving.cancel()
         await asyncio.wait({moving})
-        try:
-            async with asyncio.timeout(stop_timeout_s):
-                await self._flush(source)
-        except TimeoutError:
-            log.error(  # noqa: TRY400  # the place in our code says nothing here
+        is_stored = not self._failure.done() and await self._end(stop_timeout_s)
+        if self._failure.done():
+            self._failure.result()
+        if not is_stored:
+            log.error(
                 "stopped before everything was stored; it stays in kafka",
-                extra={"deadline_s": stop_timeout_s, "rows": self._pending_rows()},
+                extra={"deadline_s": stop_timeout_s, "rows": self._waiting_rows()},
+            )
+        return is_stored
+
+    async def take_over(self, source: Source, assignment: int, positions: Positions) -> None:
+        """Begin to store what *source* brings under a new assignment.
+
+        Raises:
+            SinkError: the database is not what we expect.
+        """
+        filled = await self._filled(
+            {topic for (topic, _), position in positions.items() if not position.is_committed}
+        )
+        self._assignment = assignment
+
+        async def commit(marks: Mapping[Partition, Mark]) -> bool:
+            return await source.commit(marks, assignment=assignment)
+
+        self._writers = {
+            topic: Writer(
+                kind,
+                Lane(self._max_rows, self._max_age_s),
+                sink=self._sink,
+                quarantine=self._quarantine,
+                metrics=self._metrics,
+                commit=commit,
+            )
+            for topic, kind in self._kinds.items()
+        }
+        waiting = [
+            partition
+            for partition, position in positions.items()
+            if not self._begin(partition, position, is_doubtful=partition[0] in filled)
+        ]
+        for partition in waiting:
+            source.pause(partition)
+        self._metrics.assigned_partitions.set(len(positions))
+        self._metrics.waiting_partitions.set(len(waiting))
+        for writer in self._writers.values():
+            task = asyncio.create_task(writer.run())
+            self._writing.add(task)
+            task.add_done_callback(self._has_ended)
+
+    async def _filled(self, topics: set[str]) -> set[str]:
+        """Those of *topics* whose table may hold some of what was read when offsets were lost."""
+        filled = set()
+        for topic in topics:
+            try:
+                is_empty = await self._sink.is_empty(self._kinds[topic])
+            except SinkUnavailable:
+                is_empty = False
+            if not is_empty:
+                filled.add(topic)
+        return filled
+
+    def _begin(self, partition: Partition, position: Position, *, is_doubtful: bool) -> bool:
+        """Expect the records of a partition; False where it has to be left alone.
+
+        *is_doubtful* where nothing is committed, and still some of them may be stored.
+        """
+        is_doubtful = is_doubtful and not position.is_committed
+        plan: Plan | None = None
+        try:
+            plan = plan_in(position.metadata)
+        except NewerPlan as newer:
+            # What it tells may still be on its way into ClickHouse, and only a newer consumer
+            # knows how to say it again.
+            self._tell_of_plan(
+                "a newer consumer's plan; its partition has to wait", partition, newer
             )
             return False
+        except PlanError as error:
+            # It is nothing of ours, so nothing of ours is on its way.
+            self._tell_of_plan("metadata is no plan; every batch is asked for", partition, error)
+            is_doubtful = True
+        if plan and not _is_there(plan, position):
+            reason = f"its records went from {plan.start} to {plan.end}"
+            self._tell_of_plan("a planned block is gone from kafka", partition, reason)
+            plan, is_doubtful = None, True
+        topic, _ = partition
+        self._writers[topic].lane.begin(
+            partition,
+            position.offset,
+            log_end=position.log_end,
+            plan=plan,
+            # A log that ends before what was committed is read from its begin.
+            is_doubtful=is_doubtful or position.offset > position.log_end,
+        )
         return True
 
-    async def release(self, source: Source) -> None:
-        """Insert and commit what is pending before its partitions move; forget the rest."""
-        try:
-            async with asyncio.timeout(RELEASE_TIMEOUT_S), self._turn:
-                await self._flush(source)
-        except TimeoutError:
+    def _tell_of_plan(self, event: str, partition: Partition, reason: object) -> None:
+        topic, number = partition
+        self._metrics.void_plans.labels(topic).inc()
+        log.error(event, extra={"topic": topic, "partition": number, "reason": str(reason)})
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if task.cancelled() or not (error := task.exception()):
+            return
+        if isinstance(error, Lost):
+            log.warning("partitions moved; their next owner goes on where we were")
+        elif not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def release(self) -> None:
+        """Store and commit what waits before its partitions move; forget the rest."""
+        if not await self._end(RELEASE_TIMEOUT_S):
             log.warning(
                 "partitions revoked before everything was stored",
-                extra={"deadline_s": RELEASE_TIMEOUT_S, "rows": self._pending_rows()},
+                extra={"deadline_s": RELEASE_TIMEOUT_S, "rows": self._waiting_rows()},
             )
-        # What is fetched next belongs to the next assignment.
-        self._open_batches(source.assignment + 1)
 
-    def _open_batches(self, assignment: int) -> None:
-        self._batches = {
-            topic: Batch(self._max_rows, self._max_age_s, assignment) for topic in self._kinds
-        }
+    async def _end(self, timeout_s: float) -> bool:
+        """End all writers, by force after *timeout_s*; whether they have stored everything."""
+        writing = set(self._writing)
+        for writer in self._writers.values():
+            writer.finish()
+        if not writing:
+            return True
+        _, late = await asyncio.wait(writing, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        return not late
 
-    def _pending_rows(self) -> int:
-        return sum(batch.rows for batch in self._batches.values())
+    def _waiting_rows(self) -> int:
+        return sum(writer.lane.rows for writer in self._writers.values())
 
     async def _move(self, source: Source) -> None:
         while True:
-            fetched = await source.fetch(self._longest_wait())
-            async with self._turn:
-                if fetched.assignment == source.assignment:
-                    await self._take(source, fetched)
-                await self._insert_due(source)
+            fetched = await source.fetch(FETCH_WAIT_S)
+            if fetched.assignment == self._assignment:
+                await self._take(fetched)
             self._show_waiting(source)
 
-    def _longest_wait(self) -> float:
-        now = monotonic()
-        due_in = min(batch.due_in(now) for batch in self._batches.values())
-        return max(0.0, min(FETCH_WAIT_S, due_in))
-
-    async def _take(self, source: Source, fetched: Fetched) -> None:
-        # A rebalance that could not wait for us puts new batches in place of these.
-        batches = self._batches
+    async def _take(self, fetched: Fetched) -> None:
+        # A rebalance closes these writers, which then drop the rest, and puts others in their place.
+        writers = self._writers
+        turn_bytes = turn_records = 0
         for records in fetched.by_partition:
-            verdicts = [judge(record) for record in records]
-            # Their offsets are committed with the batch, so they must be safe before that.
-            await self._quarantine.put([one for one in verdicts if isinstance(one, Rejected)])
-            for verdict in verdicts:
-                self._count(verdict)
-                batch = batches[verdict.record.topic]
-                if isinstance(verdict, Rejected):
-                    batch.skip(verdict.record, monotonic())
-                else:
-                    batch.add(verdict, monotonic())
-                if batch.is_full:
-                    await self._start_insert(source, batches, verdict.record.topic)
-
-    def _count(self, verdict: Accepted | Rejected) -> None:
-        record = verdict.record
-        self._metrics.records.labels(record.topic).inc()
-        self._metrics.payload_bytes.labels(record.topic).inc(len(record.payload or b""))
-        if isinstance(verdict, Rejected):
-            self._metrics.rejected_records.labels(record.topic).inc()
-            return
-        rows = verdict.rows
-        self._metrics.unknown_columns.labels(record.topic).inc(len(rows.unknown))
-        self._metrics.defaulted_columns.labels(record.topic).inc(
-            len(rows.record.fields) - len(rows.columns)
-        )
-
-    async def _insert_due(self, source: Source) -> None:
-        batches = self._batches
-        for topic, batch in batches.items():
-            self._raise_if_failed(topic)
-            if batch.is_due(monotonic()):
-                await self._start_insert(source, batches, topic)
-
-    def _raise_if_failed(self, topic: str) -> None:
-        if (insert := self._inserts.get(topic)) and insert.done():
-            insert.result()
-
-    async def _start_insert(self, source: Source, batches: dict[str, Batch], topic: str) -> None:
-        if previous := self._inserts.get(topic):
-            # Waiting must not cancel it when we are cancelled.
-            await asyncio.wait({previous})
-            previous.result()
-        batch = batches[topic]
-        batches[topic] = Batch(self._max_rows, self._max_age_s, batch.assignment)
-        if batch.next_offsets and batch.assignment == source.assignment:
-            self._inserts[topic] = asyncio.create_task(self._store(source, topic, batch))
-
-    async def _store(self, source: Source, topic: str, batch: Batch) -> None:
-        kind = self._kinds[topic]
-        started = monotonic()
-        await self._insert(kind, [one for one in batch.accepted if one.rows.rows])
-        seconds = monotonic() - started
-        self._metrics.insert_seconds.labels(kind.table).observe(seconds)
-        log.info(
-            "rows inserted",
-            extra={
-                "table": kind.table,
-                "rows": batch.rows,
-                "records": len(batch.accepted),
-                "seconds": round(seconds, 3),
-            },
-        )
-        if await source.commit(batch.next_offsets, assignment=batch.assignment):
-            self._metrics.commits.labels(kind.table).inc()
-            log.debug("offsets committed", extra={"table": kind.table})
-            return
-        self._metrics.uncommitted_inserts.labels(kind.table).inc()
-        log.warning(
-            "partitions moved before the commit; their next owner inserts these rows again",
-            extra={"table": kind.table, "rows": batch.rows},
-        )
-
-    async def _insert(self, kind: layout.Record, accepted: Sequence[Accepted]) -> None:
-        """Store rows; halve what ClickHouse refuses until only the culprits are left out."""
-        if not accepted:
-            return
-        try:
-            await self._sink.insert(kind, accepted)
-        except BlockRefused as refusal:
-            self._metrics.refused_inserts.labels(kind.table).inc()
-            if len(accepted) == 1:
-                record = accepted[0].record
-                reason = f"clickhouse refuses its rows: {refusal}"
-                await self._quarantine.put([Rejected(record, reason)])
-                self._metrics.rejected_records.labels(record.topic).inc()
-                return
-        else:
-            self._metrics.inserted_rows.labels(kind.table).inc(
-                sum(one.rows.rows for one in accepted)
-            )
-            return
-        middle = len(accepted) // 2
-        await self._insert(kind, accepted[:middle])
-        await self._insert(kind, accepted[middle:])
-
-    async def _flush(self, source: Source) -> None:
-        batches = self._batches
-        for topic in batches:
-            await self._start_insert(source, batches, topic)
-        for insert in self._inserts.values():
-            await asyncio.wait({insert})
-            insert.result()
+            for record in records:
+                size_bytes = len(record.payload or b"")
+                self._metrics.records.labels(record.topic).inc()
+                self._metrics.payload_bytes.labels(record.topic).inc(size_bytes)
+                await writers[record.topic].put(record)
+                turn_bytes += size_bytes
+                turn_records += 1
+                if turn_bytes >= TURN_BYTES or turn_records >= TURN_RECORDS:
+                    turn_bytes = turn_records = 0
+                    await asyncio.sleep(0)
 
     def _show_waiting(self, source: Source) -> None:
         self._metrics.set_lag(source.lag())
-        for topic, batch in self._batches.items():
-            self._metrics.pending_rows.labels(self._kinds[topic].table).set(batch.rows)
+        for topic, writer in self._writers.items():
+            self._metrics.pending_rows.labels(self._kinds[topic].table).set(writer.lane.rows)
+
+
+def _is_there(plan: Plan, position: Position) -> bool:
+    """Whether the records of *plan* are all in the log, and the plan is about this log."""
+    return plan.start == position.offset and (
+        position.log_start <= plan.start and plan.end <= position.log_end
+    )

@@ -15,6 +15,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from consumer.kafka_errors import lasts
+from consumer.patience import Patience
 from consumer.record import Record, Rejected
 from consumer.rejection import rejection
 from schemas import wire
@@ -82,14 +84,11 @@ class Quarantine:
         """Store dead letters and their rows, and return once all are acknowledged.
 
         Raises:
-            BrokerError: one of them was not; the records must be read again.
+            BrokerError: we may not write them.
         """
         if not rejected:
             return
-        try:
-            await asyncio.gather(*(self._put_one(one) for one in rejected))
-        except KafkaError as error:
-            raise BrokerError(f"kafka takes no dead letter: {one_line(error)}") from None
+        await asyncio.gather(*(self._put_one(one) for one in rejected))
         first = rejected[0]
         log.error(
             "records rejected",
@@ -108,15 +107,32 @@ class Quarantine:
             offset=letter.offset,
             time_ms=letter.timestamp,
         )
-        await self._producer.send_and_wait(REJECTION.topic, wire.encode(row), key)
+        await self._send(REJECTION.topic, wire.encode(row), key)
 
     async def _put_letter(self, rejected: Rejected, key: bytes | None) -> Any:
         """Store a dead letter; where it is, and when."""
         try:
-            return await self._producer.send_and_wait(TOPIC, dead_letter(rejected), key)
+            return await self._send(TOPIC, dead_letter(rejected), key)
         except MessageSizeTooLargeError:
+            pass
+        try:
             # This broker takes less than most.  Where the record lies still says what it was.
-            return await self._producer.send_and_wait(TOPIC, dead_letter(rejected, 0), key)
+            return await self._send(TOPIC, dead_letter(rejected, 0), key)
+        except MessageSizeTooLargeError as error:
+            raise BrokerError(f"kafka takes no dead letter: {one_line(error)}") from None
+
+    async def _send(self, topic: str, payload: bytes, key: bytes | None) -> Any:
+        patience = Patience("dead letter retried", topic=topic)
+        while True:
+            try:
+                return await self._producer.send_and_wait(topic, payload, key)
+            except MessageSizeTooLargeError:
+                raise
+            except KafkaError as error:
+                if lasts(error):
+                    raise BrokerError(f"kafka takes no dead letter: {one_line(error)}") from None
+                reason = one_line(error)
+            await patience.rest(reason)
 
     async def stop(self) -> None:
         await self._producer.stop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Kafka record as it moves through the consumer: its bytes and where they came from."""
+"""A Kafka record as it moves through the consumer: its bytes, where they came from, its rows."""
 
 from dataclasses import dataclass
 
@@ -38,3 +38,18 @@ class Rejected:
 
     record: Record
     reason: str
+
+
+def judge(record: Record) -> Accepted | Rejected:
+    """Decode a record, or say why it cannot be."""
+    if record.fault:
+        return Rejected(record, record.fault)
+    if record.payload is None:
+        return Rejected(record, "record has no value")
+    try:
+        rows = wire.decode(record.payload)
+    except wire.WireError as error:
+        return Rejected(record, str(error))
+    if rows.record.topic != record.topic:
+        return Rejected(record, f"kind {rows.kind!r} belongs into topic {rows.record.topic}")
+    return Accepted(record, rows)

@@ -24,7 +24,7 @@ from consumer.migrations import migrate
 from consumer.pipeline import Pipeline
 from consumer.quarantine import Quarantine
 from consumer.sink import Sink, SinkError, SinkUnavailable
-from consumer.source import Source, create_topics
+from consumer.source import Positions, Source, create_topics
 from schemas import dead_letter
 from schemas.catalogue import RECORDS
 from service.broker import BrokerUnavailable
@@ -139,7 +139,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     metrics = Metrics(RECORDS)
     if config.metrics_listen:
         metrics.listen(*host_and_port(config.metrics_listen, "metrics_listen"))
-    sink = await _open_clickhouse(config, metrics, start, parts)
+    sink = await _open_clickhouse(config, start, parts)
     dead_letters = Quarantine(config.broker(CLIENT_ID).connection())
     pipeline = Pipeline(
         sink,
@@ -155,12 +155,8 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     return await pipeline.run(source, stop, stop_timeout_s=config.stop_timeout)
 
 
-async def _open_clickhouse(config: Config, metrics: Metrics, start: Start, parts: Parts) -> Sink:
-    sink = Sink(
-        config.clickhouse,
-        server=config.server(),
-        on_retry=lambda table: metrics.retried_inserts.labels(table).inc(),
-    )
+async def _open_clickhouse(config: Config, start: Start, parts: Parts) -> Sink:
+    sink = Sink(config.clickhouse, server=config.server())
     parts.stop_with("clickhouse", partial(asyncio.to_thread, sink.close))
     tables = [record.table for record in RECORDS]
     await start.until_available(
@@ -195,16 +191,16 @@ async def _serve_queries(config: Config, parts: Parts) -> None:
 
 
 def _source(config: Config, pipeline: Pipeline, metrics: Metrics) -> Source:
-    async def revoked() -> None:
-        await pipeline.release(source)
+    async def assigned(assignment: int, positions: Positions) -> None:
+        await pipeline.take_over(source, assignment, positions)
 
     source = Source(
         config.broker(CLIENT_ID).connection(),
         group=config.group,
         group_instance=config.group_instance,
         topics=[record.topic for record in RECORDS],
-        on_revoked=revoked,
-        on_assigned=metrics.assigned_partitions.set,
+        on_revoked=pipeline.release,
+        on_assigned=assigned,
         on_lost=lambda topic, records: metrics.lost_records.labels(topic).inc(records),
     )
     return source

@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Insert blocks into ClickHouse: embedded (`chdb://`) or a server (`http://`, `https://`).
 
-An insert ends in one of three ways.  It succeeds; or ClickHouse refuses the rows for what they
-hold (`BlockRefused`), and repeating it would be in vain; or something else is wrong with the
-database.  What can pass by itself is retried here, for ever, with growing pauses: each repeat
-carries the same token, so rows that did arrive are not stored twice.  The rest ends the process.
+An insert ends in one of four ways.  It succeeds; or ClickHouse refuses the rows for what they
+hold (`BlockRefused`), and repeating it would be in vain; or something is wrong that can pass by
+itself (`SinkUnavailable`), and whether the rows are stored is not known; or a human is needed
+(`SinkError`).  Every insert carries a token, by which ClickHouse drops one that is repeated.
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from math import inf
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
-from consumer.batch import insert_token
 from consumer.block import native_block
+from consumer.plan import insert_token
+from consumer.presence import Found, answer, question
 from consumer.record import Accepted
 from consumer.server import Server, first_line
 from schemas.clickhouse import DATABASE, columns
 from schemas.layout import Record
+from schemas.wire import Batch
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
 SERVER_TIMEOUT_S = 120
+# So many names of the longest kind make a query of a few megabytes.
+BATCHES_PER_QUERY = 10_000
+MAX_QUERY_BYTES = 16 << 20
 
 # ClickHouse's error codes for rows that it cannot store, whoever sends them and however often.
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
@@ -49,11 +53,19 @@ DATA_ERRORS = {
     469,  # VIOLATED_CONSTRAINT
     691,  # UNKNOWN_ELEMENT_OF_ENUM
 }
-# Those that pass by themselves once the server has caught up, restarted or found its peers.
+# Those that pass by themselves once the server has caught up, restarted, found its peers or got
+# room.
 TRANSIENT_ERRORS = {
     3,  # UNEXPECTED_END_OF_FILE
+    75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
+    95,  # CANNOT_READ_FROM_SOCKET
+    96,  # CANNOT_WRITE_TO_SOCKET
     159,  # TIMEOUT_EXCEEDED
+    160,  # TOO_SLOW
     164,  # READONLY
+    173,  # CANNOT_ALLOCATE_MEMORY
+    198,  # DNS_ERROR
+    201,  # QUOTA_EXCEEDED
     202,  # TOO_MANY_SIMULTANEOUS_QUERIES
     203,  # NO_FREE_CONNECTION
     209,  # SOCKET_TIMEOUT
@@ -64,10 +76,23 @@ TRANSIENT_ERRORS = {
     242,  # TABLE_IS_READ_ONLY
     243,  # NOT_ENOUGH_SPACE
     252,  # TOO_MANY_PARTS
+    279,  # ALL_CONNECTION_TRIES_FAILED
     285,  # TOO_FEW_LIVE_REPLICAS
+    286,  # UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
     319,  # UNKNOWN_STATUS_OF_INSERT
     394,  # QUERY_WAS_CANCELLED
+    425,  # SYSTEM_ERROR
+    439,  # CANNOT_SCHEDULE_TASK
+    473,  # DEADLOCK_AVOIDED
+    499,  # S3_ERROR
+    677,  # THREAD_WAS_CANCELED
+    733,  # TABLE_IS_BEING_RESTARTED
+    735,  # QUERY_WAS_CANCELLED_BY_CLIENT
+    745,  # SERVER_OVERLOADED
+    749,  # TCP_CONNECTION_LIMIT_REACHED
     999,  # KEEPER_EXCEPTION
+    1000,  # POCO_EXCEPTION: mostly files and sockets
+    1001,  # STD_EXCEPTION: likewise, and memory
 }
 # TOO_MANY_PARTS has two meanings.  With these words it is about the rows: they span more days
 # than ClickHouse accepts in one insert, as the times of a broken clock do.
@@ -78,11 +103,22 @@ SETTINGS = {
     "input_format_skip_unknown_fields": 0,
     # Blocks this large gain nothing from the server's own batching, and lose the error.
     "async_insert": 0,
+    # A view that failed after the table had its rows gets them by the repeated insert.
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    # Somebody's profile may say otherwise, and tokens would mean nothing.
+    "insert_deduplicate": 1,
+}
+# Likewise, from the versions on that have them.
+NEWER_SETTINGS = {
+    "deduplicate_insert": "enable",
+    # Where the disk fills up while a part is written, the part may be broken though the insert
+    # succeeded (seen with 26.9 on a full tmpfs), so stop before that.
+    "min_free_disk_bytes_to_perform_insert": 64 << 20,
 }
 
 NO_SERVER = Server()
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class BlockRefused(Exception):  # noqa: N818  # it says what ClickHouse did
@@ -94,23 +130,20 @@ class SinkError(Exception):
 
 
 class SinkUnavailable(Exception):  # noqa: N818  # likewise
-    """ClickHouse cannot be reached or opened; the text is one line for a human."""
+    """ClickHouse cannot be reached or opened, or not at the moment; the text is one line."""
 
 
 class Sink:
     """Clients of one ClickHouse, one for each table, so that their inserts run side by side.
 
-    *on_retry* is called with the table's name for each insert that has to be repeated.
+    Of each table there is one insert or query at a time, also where nobody waits for it any more.
     """
 
-    def __init__(
-        self, dsn: str, *, server: Server = NO_SERVER, on_retry: Callable[[str], None]
-    ) -> None:
+    def __init__(self, dsn: str, *, server: Server = NO_SERVER) -> None:
         self._dsn = dsn
         self._server = server
-        self._on_retry = on_retry
         self._clients: dict[str, Any] = {}
-        self._threads = ThreadPoolExecutor(thread_name_prefix="insert")
+        self._threads: dict[str, ThreadPoolExecutor] = {}
 
     def connect(self, tables: Sequence[str]) -> None:
         """Open one client for each of *tables*; blocks.
@@ -118,9 +151,10 @@ class Sink:
         Raises:
             SinkUnavailable: ClickHouse does not answer, or refuses us.
         """
-        self._close_clients()
+        self.close()
         for table in tables:
             self._clients[table] = self._client()
+            self._threads[table] = ThreadPoolExecutor(1, f"insert-{table}")
 
     def _client(self) -> Any:
         try:
@@ -141,40 +175,90 @@ class Sink:
             "send_receive_timeout": SERVER_TIMEOUT_S,
         }
 
-    async def insert(self, record: Record, accepted: Sequence[Accepted]) -> None:
-        """Store the rows of *accepted*, all of the kind *record*.
+    async def insert(
+        self, record: Record, accepted: Sequence[Accepted], *, until_s: float = inf
+    ) -> None:
+        """Store the rows of *accepted*, all of the kind *record*; an insert begins before *until_s*.
+
+        That moment is one of `now_s()`.
 
         Raises:
             BlockRefused: ClickHouse will never take these rows.
+            SinkUnavailable: they may be stored or not; repeat the insert.
             SinkError: the database is not what we expect.
         """
-        pause_s = FIRST_PAUSE_S
-        token = insert_token(accepted)
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                await loop.run_in_executor(self._threads, self._insert, record, accepted, token)
-            except ClickHouseError as error:
-                if _is_about_the_rows(error):
-                    raise BlockRefused(first_line(error)) from None
-                if not _is_transient(error):
-                    raise SinkError(f"insert into {record.table}: {first_line(error)}") from None
-                reason = first_line(error)
-            else:
-                return
-            self._on_retry(record.table)
-            log.warning("insert retried", extra={"table": record.table, "reason": reason})
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        table = record.table
+        try:
+            await self._run(table, self._insert, record, accepted, until_s)
+        except ClickHouseError as error:
+            raise _told(error, f"insert into {table}") from None
 
-    def _insert(self, record: Record, accepted: Sequence[Accepted], token: str) -> None:
-        self._clients[record.table].raw_insert(
+    async def find(self, record: Record, batches: Sequence[Batch]) -> Found:
+        """How many rows there are of each of *batches*, all of the kind *record*, by day.
+
+        Raises:
+            SinkUnavailable: ClickHouse does not answer; ask again.
+            SinkError: the database is not what we expect.
+        """
+        found: dict[Any, Any] = {}
+        for at in range(0, len(batches), BATCHES_PER_QUERY):
+            some = batches[at : at + BATCHES_PER_QUERY]
+            try:
+                rows = await self._run(record.table, self._query, record, some)
+            except ClickHouseError as error:
+                raise _told(error, f"query of {record.table}", about_rows=False) from None
+            found |= answer(rows)
+        return found
+
+    async def is_empty(self, record: Record) -> bool:
+        """Whether there are no rows of the kind *record* at all.
+
+        Raises:
+            SinkUnavailable: ClickHouse does not answer; ask again.
+            SinkError: the database is not what we expect.
+        """
+        try:
+            return not await self._run(record.table, self._first_row, record)
+        except ClickHouseError as error:
+            raise _told(error, f"query of {record.table}", about_rows=False) from None
+
+    async def _run(self, table: str, function: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads[table], function, *arguments)
+        except OSError as error:
+            # The embedded engine is given its blocks as files.
+            raise SinkUnavailable(str(error)) from None
+
+    def _insert(self, record: Record, accepted: Sequence[Accepted], until_s: float) -> None:
+        client = self._clients[record.table]
+        block = native_block(record, [one.rows for one in accepted])
+        settings = {
+            **SETTINGS,
+            **{name: at for name, at in NEWER_SETTINGS.items() if name in client.server_settings},
+            "insert_deduplication_token": insert_token(accepted),
+        }
+        if now_s() > until_s:
+            raise SinkUnavailable("the insert comes too late after its plan")
+        client.raw_insert(
             f"{DATABASE}.{record.table}",
             column_names=[field.name for field in columns(record)],
-            insert_block=native_block(record, [one.rows for one in accepted]),
+            insert_block=block,
             fmt="Native",
-            settings={**SETTINGS, "insert_deduplication_token": token},
+            settings=settings,
         )
+
+    def _first_row(self, record: Record) -> Sequence[Any]:
+        query = f"SELECT 1 FROM {DATABASE}.{record.table} LIMIT 1"
+        rows: Sequence[Any] = self._clients[record.table].query(query).result_rows
+        return rows
+
+    def _query(self, record: Record, batches: Sequence[Batch]) -> Iterable[Sequence[Any]]:
+        result = self._clients[record.table].query(
+            question(record, batches), settings={"max_query_size": MAX_QUERY_BYTES}
+        )
+        rows: Iterable[Sequence[Any]] = result.result_rows
+        return rows
 
     def execute(self, statement: str) -> None:
         """Run one statement that returns nothing; blocks.
@@ -203,16 +287,25 @@ class Sink:
 
     def close(self) -> None:
         """Wait for running inserts and close every client; blocks."""
-        self._threads.shutdown()
-        self._close_clients()
-
-    def _close_clients(self) -> None:
+        while self._threads:
+            self._threads.popitem()[1].shutdown()
         while self._clients:
             self._clients.popitem()[1].close()
 
 
-def _is_about_the_rows(error: ClickHouseError) -> bool:
-    return getattr(error, "code", None) in DATA_ERRORS or TOO_MANY_DAYS in str(error)
+def now_s() -> float:
+    """Seconds of a clock that also runs while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _told(error: ClickHouseError, what: str, *, about_rows: bool = True) -> Exception:
+    """Our word for the client's error, which came of *what*."""
+    reason = first_line(error)
+    if about_rows and (getattr(error, "code", None) in DATA_ERRORS or TOO_MANY_DAYS in str(error)):
+        return BlockRefused(reason)
+    if _is_transient(error):
+        return SinkUnavailable(reason)
+    return SinkError(f"{what}: {reason}")
 
 
 def _is_transient(error: ClickHouseError) -> bool:

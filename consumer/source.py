@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetch records from Kafka as a member of the consumer group, and commit what was inserted.
+"""Fetch records from Kafka as a member of the consumer group, and commit what becomes of them.
 
 Each assignment of partitions has a number.  It changes when partitions are revoked, after the
 listener had its chance to insert and commit what it holds; what was fetched under an older
 number is void, because whoever has the partitions now fetches it again.
+
+An assignment begins with a look at what is committed, once we are a member of its generation: from
+then on nobody else can commit, so what we read stays true.  Nothing is fetched before.
+
+Brokers restart, and their tasks move; all of that is waited out here.  What a human has to settle,
+such as a right that we lack, ends the process.
 """
 
 import asyncio
@@ -11,20 +17,25 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
-    CommitFailedError,
+    IllegalGenerationError,
     IllegalStateError,
     KafkaError,
+    RebalanceInProgressError,
     TopicAlreadyExistsError,
+    UnknownMemberIdError,
 )
 from aiokafka.errors import for_code as error_for_code
 
+from consumer.kafka_errors import lasts
+from consumer.membership import NO_GENERATION, Mark, Membership, NoMember
+from consumer.patience import Patience
 from consumer.record import Partition, Record
-from consumer.unpack import Allowance, Unreadable, bound_client_library
+from consumer.unpack import Unreadable, bound_client_library, payload_and_fault
 from service.broker import BrokerError, BrokerUnavailable, one_line
 
 # Large enough that one fetch feeds one insert, small enough to hold several in memory.
@@ -41,7 +52,25 @@ REBALANCE_TIMEOUT_MS = 30_000
 # partitions for as long as an ordinary restart of a server takes.
 MAX_POLL_INTERVAL_MS = 900_000
 
+# How often we look whether the group has told us our partitions.
+OPEN_POLL_S = 0.2
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a partition is read from, and what is known of it as it becomes ours."""
+
+    offset: int  # the committed one, or that of the first record
+    metadata: str
+    log_start: int
+    log_end: int
+    is_committed: bool = True
+
+
+Positions = Mapping[Partition, Position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +89,15 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._source.revoked(frozenset(revoked))
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        await self._source.assigned(frozenset(assigned))
+        self._source.assigned(frozenset(assigned))
 
 
 class Source:
     """A group member that reads *topics*; commits happen by hand.
 
     *on_revoked* runs while the old assignment still holds and must not outlast
-    `REBALANCE_TIMEOUT_MS`; *on_assigned* gets the number of partitions; *on_lost* a topic and
-    how many of its records Kafka deleted before we read them.
+    `REBALANCE_TIMEOUT_MS`; *on_assigned* gets the number of the assignment and its partitions;
+    *on_lost* a topic and how many of its records Kafka deleted before we read them.
     """
 
     def __init__(
@@ -79,7 +108,7 @@ class Source:
         group_instance: str,
         topics: Sequence[str],
         on_revoked: Callable[[], Awaitable[None]],
-        on_assigned: Callable[[float], None],
+        on_assigned: Callable[[int, Positions], Awaitable[None]],
         on_lost: Callable[[str, int], None],
     ) -> None:
         self._connection = connection
@@ -90,9 +119,12 @@ class Source:
         self._on_assigned = on_assigned
         self._on_lost = on_lost
         self._next_offsets: dict[Any, int] = {}
-        self._allowance = Allowance()
+        self._allowance = bound_client_library()
         self._consumer: Any = None
-        self._assigned = asyncio.Event()
+        self._membership: Any = None
+        self._generation = NO_GENERATION
+        self._opening: asyncio.Task[None] | None = None
+        self._is_open = asyncio.Event()
         self.assignment = 0
 
     async def start(self) -> None:
@@ -101,7 +133,6 @@ class Source:
         Raises:
             BrokerUnavailable: no broker answers, or none lets us in.
         """
-        bound_client_library(self._allowance)
         self._consumer = AIOKafkaConsumer(
             **self._connection,
             group_id=self._group,
@@ -122,11 +153,17 @@ class Source:
         except KafkaError as error:
             await self._consumer.stop()
             raise BrokerUnavailable(one_line(error)) from None
+        self._membership = Membership(self._consumer)
         self._consumer.subscribe(self._topics, listener=_Listener(self))
 
     async def until_assigned(self) -> None:
-        """Return once the group has told us which partitions are ours, if only none."""
-        await self._assigned.wait()
+        """Return once the group has told us which partitions are ours, if only none.
+
+        Raises:
+            BrokerError: we may not be a member, or not know what is committed.
+        """
+        while not self._is_open.is_set():
+            await self._wait_until_open(OPEN_POLL_S)
 
     async def fetch(self, wait_s: float) -> Fetched:
         """What has arrived, after at most *wait_s* seconds; often nothing.
@@ -134,67 +171,102 @@ class Source:
         Raises:
             BrokerError: we may not read, or what is stored is damaged.
         """
+        if not self._is_open.is_set():
+            await self._wait_until_open(wait_s)
+            return Fetched(self.assignment, [])
         assignment = self.assignment
         self._allowance.renew()
         try:
             fetched = await self._consumer.getmany(timeout_ms=max(1, int(wait_s * 1000)))
         except KafkaError as error:
-            raise BrokerError(f"kafka gives no records: {one_line(error)}") from None
+            self._raise_if_it_lasts("gives no records", error)
+            await Patience("records awaited").rest(one_line(error))
+            return Fetched(assignment, [])
         if assignment != self.assignment:
-            await self._rewind(fetched)
+            self._rewind(fetched)
             return Fetched(self.assignment, [])
         for partition, some in fetched.items():
             self._advance(partition, some)
         return Fetched(assignment, [_records(some) for some in fetched.values()])
 
-    async def _rewind(self, partitions: Iterable[Any]) -> None:
-        """Read these partitions again from what is committed.
+    async def _wait_until_open(self, wait_s: float) -> None:
+        """Wait for the group, and for the look at what is committed, for *wait_s* seconds."""
+        try:
+            self._membership.check()
+        except KafkaError as error:
+            self._raise_if_it_lasts("lets us not into the group", error)
+        if self._opening and self._opening.done() and not self._opening.cancelled():
+            self._opening.result()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._is_open.wait()
+
+    def _raise_if_it_lasts(self, what: str, error: KafkaError) -> None:
+        if lasts(error) or self._membership.has_ended:
+            raise BrokerError(f"kafka {what}: {one_line(error)}") from None
+
+    def _rewind(self, partitions: Iterable[Any]) -> None:
+        """Read these partitions again from where the assignment begins.
 
         They moved, perhaps to us again, while we waited.  What came may be of either assignment;
-        the client believes it delivered, so without this the next commit would pass over it.
+        the client believes it delivered, so without this we would pass over it.
         """
         for partition in partitions:
-            committed = await self._consumer.committed(partition)
-            # Gone again meanwhile: then its next owner begins there.
-            with suppress(IllegalStateError):
-                if committed is None:
-                    await self._consumer.seek_to_beginning(partition)
-                else:
-                    self._consumer.seek(partition, committed)
+            if partition in self._next_offsets:
+                # Gone again meanwhile: then its next owner begins there.
+                with suppress(IllegalStateError):
+                    self._consumer.seek(partition, self._next_offsets[partition])
 
     def _advance(self, partition: Any, fetched: Sequence[Any]) -> None:
         # Our producers use no transactions, so an offset without a record is a record lost.
         first = _first_offset(fetched[0])
         expected = self._next_offsets.get(partition, first)
-        if lost := first - expected:
+        place = {
+            "topic": partition.topic,
+            "partition": partition.partition,
+            "offset": expected,
+        }
+        if (lost := first - expected) > 0:
             self._on_lost(partition.topic, lost)
             log.error(
                 "records lost: kafka deleted them before they were read",
-                extra={
-                    "topic": partition.topic,
-                    "partition": partition.partition,
-                    "offset": expected,
-                    "records": lost,
-                },
+                extra={**place, "records": lost},
+            )
+        elif lost < 0:
+            log.warning(
+                "offsets begin again: the topic was made anew, or its end was lost",
+                extra={**place, "now": first},
             )
         self._next_offsets[partition] = fetched[-1].offset + 1
 
-    async def commit(self, next_offsets: Mapping[Partition, int], *, assignment: int) -> bool:
-        """Commit offsets; False where the partitions are no longer ours to commit.
+    async def commit(self, marks: Mapping[Partition, Mark], *, assignment: int) -> bool:
+        """Commit offsets with their metadata; False where the partitions are not ours any more.
 
         Raises:
             BrokerError: we may not commit.
         """
-        if assignment != self.assignment:
-            return False
-        offsets = {TopicPartition(*partition): at for partition, at in next_offsets.items()}
-        try:
-            await self._consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError):
-            return False
-        except KafkaError as error:
-            raise BrokerError(f"kafka takes no commit: {one_line(error)}") from None
-        return True
+        patience = Patience("commit retried")
+        while assignment == self.assignment:
+            try:
+                await self._membership.commit(marks, self._generation)
+            except (
+                NoMember,
+                UnknownMemberIdError,
+                IllegalGenerationError,
+                RebalanceInProgressError,
+            ):
+                return False
+            except KafkaError as error:
+                self._raise_if_it_lasts("takes no commit", error)
+                reason = one_line(error)
+            else:
+                return True
+            await patience.rest(reason)
+        return False
+
+    def pause(self, partition: Partition) -> None:
+        """Fetch nothing of a partition while this assignment lasts."""
+        self._consumer.pause(TopicPartition(*partition))
 
     def lag(self) -> dict[Partition, int]:
         """Records that wait in Kafka, by partition, as far as the last fetch has told."""
@@ -206,22 +278,66 @@ class Source:
         }
 
     async def revoked(self, partitions: frozenset[Any]) -> None:
-        if not partitions:
-            return
-        await self._on_revoked()
+        if self._opening:
+            self._opening.cancel()
+        if partitions:
+            await self._on_revoked()
         self.assignment += 1
+        self._generation = NO_GENERATION
+        self._is_open.clear()
         self._next_offsets.clear()
 
-    async def assigned(self, partitions: frozenset[Any]) -> None:
-        for partition in partitions:
-            if (committed := await self._consumer.committed(partition)) is not None:
-                self._next_offsets[partition] = committed
+    def assigned(self, partitions: frozenset[Any]) -> None:
+        self._generation = self._membership.generation
         log.info("partitions assigned", extra={"partitions": len(partitions)})
-        self._on_assigned(len(partitions))
-        self._assigned.set()
+        # The client sends no heartbeat while it waits for its listener, and this may take long.
+        self._opening = asyncio.create_task(self._open(self.assignment, partitions))
+
+    async def _open(self, assignment: int, partitions: frozenset[Any]) -> None:
+        """Find out where to begin, then let records come."""
+        positions = await self._patiently(self._positions, partitions)
+        # A rebalance cancels us, but may have begun within the last step.
+        if assignment != self.assignment:
+            return
+        self._next_offsets = {
+            TopicPartition(*partition): position.offset for partition, position in positions.items()
+        }
+        # A fetch that began before may have had records of this assignment already.
+        self._rewind(partitions)
+        await self._on_assigned(assignment, positions)
+        self._is_open.set()
+
+    async def _patiently(self, ask: Callable[[Any], Awaitable[T]], subject: Any) -> T:
+        patience = Patience("committed offsets awaited")
+        while True:
+            try:
+                return await ask(subject)
+            except KafkaError as error:
+                self._raise_if_it_lasts("does not tell what is committed", error)
+                reason = one_line(error)
+            await patience.rest(reason)
+
+    async def _positions(self, partitions: frozenset[Any]) -> dict[Partition, Position]:
+        pairs = [(one.topic, one.partition) for one in partitions]
+        committed = await self._membership.committed(pairs)
+        log_starts = await self._consumer.beginning_offsets(partitions)
+        log_ends = await self._consumer.end_offsets(partitions)
+        positions = {}
+        for pair, partition in zip(pairs, partitions, strict=True):
+            offset, metadata = committed.get(pair, (log_starts[partition], ""))
+            positions[pair] = Position(
+                offset,
+                metadata,
+                log_starts[partition],
+                log_ends[partition],
+                is_committed=pair in committed,
+            )
+        return positions
 
     async def stop(self) -> None:
         """Leave the group."""
+        if self._opening:
+            self._opening.cancel()
         await self._consumer.stop()
 
 
@@ -232,14 +348,16 @@ def _first_offset(one: Any) -> int:
 
 def _records(fetched: Iterable[Any]) -> list[Record]:
     return [
-        Record(one.topic, one.partition, one.offset, one.timestamp, one.key, *_content(one.value))
+        Record(
+            one.topic,
+            one.partition,
+            one.offset,
+            one.timestamp,
+            one.key,
+            *payload_and_fault(one.value),
+        )
         for one in fetched
     ]
-
-
-def _content(value: bytes | Unreadable | None) -> tuple[bytes | None, str]:
-    """Payload and fault of a record."""
-    return (value.shown, value.reason) if isinstance(value, Unreadable) else (value, "")
 
 
 async def create_topics(connection: Mapping[str, Any], topics: Sequence[str]) -> None:

@@ -75,9 +75,22 @@ class _Record(NamedTuple):
     checksum: None = None
 
 
-def bound_client_library(allowance: Allowance) -> None:
-    """Have every consumer of this process unpack its batches here."""
-    fetcher.MemoryRecords = partial(Batches, allowance)
+# Of this process, as the library's fetchers have no place for one of their own.
+_allowance = Allowance()
+
+
+def bound_client_library() -> Allowance:
+    """Have every consumer of this process unpack its batches here.
+
+    What is returned is renewed before each call for records.
+    """
+    fetcher.MemoryRecords = partial(Batches, _allowance)
+    return _allowance
+
+
+def payload_and_fault(value: bytes | Unreadable | None) -> tuple[bytes | None, str]:
+    """What a record holds, and why that is not what was written, if so."""
+    return (value.shown, value.reason) if isinstance(value, Unreadable) else (value, "")
 
 
 class Batches:

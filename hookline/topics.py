@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from consumer.record import Partition, Record
+from consumer.unpack import bound_client_library, payload_and_fault
 from schemas.payload import MAX_PAYLOAD_BYTES
 from service.broker import Broker, BrokerError, BrokerUnavailable, one_line
 
@@ -197,6 +198,7 @@ async def _some(reader: Any, left: dict[Any, int]) -> list[Record]:
     """What comes next; partitions whose end has been reached leave *left*."""
     fetched: dict[Any, Any] = {}
     while not fetched and left:
+        bound_client_library().renew()
         fetched = await _answer(
             reader.getmany(*left, timeout_ms=_FETCH_WAIT_MS, max_records=_MAX_RECORDS)
         )
@@ -207,7 +209,10 @@ async def _some(reader: Any, left: dict[Any, int]) -> list[Record]:
                 del left[partition]
                 reader.pause(partition)
     return [
-        Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value)
+        Record(
+            *(one.topic, one.partition, one.offset, one.timestamp, one.key),
+            *payload_and_fault(one.value),
+        )
         for partition, some in fetched.items()
         for one in some
         if one.offset < stops[partition]

@@ -44,7 +44,7 @@ def unpack(payload: bytes) -> Any:
     except PayloadError:
         raise
     except (ValueError, msgpack.UnpackException) as error:
-        raise PayloadError(f"payload is no msgpack: {error or type(error).__name__}") from None
+        raise PayloadError(f"payload is no msgpack: {str(error) or type(error).__name__}") from None
 
 
 class _Counted:

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 import pytest
+from aiokafka.consumer import fetcher
 
 from tests.lab.compilers import keeping_in
 
@@ -20,3 +21,9 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Programs are compiled once in a run, and none that an earlier run has left are loaded."""
     with keeping_in(tmp_path_factory.mktemp("compiled")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def client_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's own readers use it as it is, whatever a consumer of another test has put into it."""
+    monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)

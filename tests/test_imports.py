@@ -26,11 +26,14 @@ OWNERS = {
     "bcc": {"agent/compiler.py"},
     "pyroute2": {"agent/netlink.py"},
     # One for each direction; unpack stands in for a part of it, quarantine writes what could not be
-    # read, topics does both by hand, and reach only comes in.
+    # read, topics does both by hand, and reach only comes in.  Beside source, membership reaches
+    # behind the client's face, and kafka_errors sorts what it says.
     "aiokafka": {
         "agent/publisher.py",
         "consumer/source.py",
         "consumer/unpack.py",
+        "consumer/membership.py",
+        "consumer/kafka_errors.py",
         "consumer/quarantine.py",
         "hookline/topics.py",
         "service/reach.py",

@@ -11,15 +11,15 @@ GRANT SHOW TABLES, SHOW COLUMNS ON hookline.* TO hookline_writer;
 GRANT SELECT ON system.columns TO hookline_writer;
 GRANT SELECT ON system.tables TO hookline_writer;
 -- It reads no rows, but may ask which batches are there already.
-GRANT INSERT, SELECT(node, run, seq) ON hookline.flows TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.packets TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.sockets TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.dns TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.tls TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.ledger TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.deliveries TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.interfaces TO hookline_writer;
-GRANT INSERT, SELECT(node, run, seq) ON hookline.dead_letters TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.flows TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.packets TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.sockets TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.dns TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.tls TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.ledger TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.deliveries TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.interfaces TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.dead_letters TO hookline_writer;
 
 -- What people and dashboards do: ask.
 CREATE ROLE IF NOT EXISTS hookline_reader;

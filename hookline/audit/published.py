@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from consumer.record import Partition, Record
+from consumer.record import Partition, Record, Rejected, judge
 from hookline.audit.books import Amount, Books, Place, RunAndKind
 from hookline.progress import Progress
 from hookline.topics import Topics
@@ -47,10 +47,10 @@ async def add_published(books: Books, topics: Topics) -> None:
 
 
 def _take(found: _Found, books: Books, record: Record) -> None:
-    try:
-        batch = wire.decode(record.payload or b"")
-    except wire.WireError:
+    verdict = judge(record)
+    if isinstance(verdict, Rejected):
         return  # the consumer has made a dead letter of it
+    batch = verdict.rows
     key = RunAndKind(batch.node, batch.run, batch.kind)
     if batch.seq in found.seqs[key]:
         return

@@ -80,6 +80,8 @@ def number_in(text: str) -> Number:
 
 def read(record: Record) -> Entry | Note:
     """What a record of the topic is; nothing that it may hold is an error."""
+    if record.fault:
+        return _entry(record, None, fault=record.fault)
     try:
         found = decode(record.payload)
     except LetterError as error:

@@ -5,8 +5,7 @@ A letter holds the beginning of a large record only; the rest is where the recor
 as Kafka keeps it there.
 """
 
-from consumer.pipeline import judge
-from consumer.record import Record, Rejected
+from consumer.record import Record, Rejected, judge
 from hookline.topics import Topics
 from schemas.catalogue import RECORDS
 from schemas.dead_letter import Letter

@@ -24,7 +24,7 @@ _sinks: list[Sink] = []
 
 def _open(dsn: str, clients: int) -> None:
     for _ in range(clients):
-        sink = Sink(dsn, on_retry=lambda _: None)
+        sink = Sink(dsn)
         sink.connect([record.table for record in RECORDS])
         _sinks.append(sink)
 
@@ -62,9 +62,9 @@ def _store(batches: Sequence[wire.Batch]) -> None:
     asyncio.run(_sinks[0].insert(batches[0].record, [accepted(one) for one in batches]))
 
 
-def accepted(batch: wire.Batch) -> Accepted:
+def accepted(batch: wire.Batch, *, offset: int = 0) -> Accepted:
     """A batch as if it had come from Kafka."""
-    return Accepted(Record(batch.record.topic, 0, batch.seq, 0, b"", b""), batch)
+    return Accepted(Record(batch.record.topic, 0, offset, 0, b"", b""), batch)
 
 
 class Engine:

@@ -15,6 +15,8 @@ def test_every_counter_of_loss_is_there_before_the_first_loss():
     for name, label in (
         ("rejected_records", 'topic="hookline.flow.v1"'),
         ("lost_records", 'topic="hookline.packet.v1"'),
+        ("void_plans", 'topic="hookline.flow.v1"'),
+        ("incomplete_batches", 'topic="hookline.flow.v1"'),
         ("retried_inserts", 'table="ledger"'),
     ):
         assert f"consumer_{name}_total{{{label}}} 0.0" in lines

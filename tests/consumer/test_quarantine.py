@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import msgpack
 import pytest
+from aiokafka import errors
 
 from consumer.quarantine import Quarantine, dead_letter
 from consumer.record import Record, Rejected
@@ -8,7 +9,7 @@ from hookline.topics import Topics
 from schemas import wire
 from schemas.dead_letter import MAX_KEY_BYTES, MAX_REASON_CHARACTERS, TOPIC, decode
 from schemas.rejection import REJECTION
-from service.broker import BrokerOptions
+from service.broker import BrokerError, BrokerOptions
 
 
 def a_rejected(
@@ -81,3 +82,58 @@ async def test_a_letter_has_a_row_and_one_about_a_row_has_none(kafka):
 async def records(topics: Topics, topic: str, keys: set[bytes]) -> list[Record]:
     spans = await topics.spans(await topics.partitions([topic]))
     return [one async for some in topics.records(spans) for one in some if one.key in keys]
+
+
+class Sent:
+    """Where a letter went."""
+
+    partition, offset, timestamp = 0, 17, 1234
+
+
+class Producer:
+    """A stand-in whose brokers say what a test wants to hear, before they take a letter."""
+
+    def __init__(self, *answers: Exception) -> None:
+        self._answers = list(answers)
+        self.letters: list[bytes] = []
+
+    async def send_and_wait(self, topic, letter, key):
+        if self._answers:
+            raise self._answers.pop(0)
+        if topic == TOPIC:
+            self.letters.append(letter)
+        return Sent()
+
+
+async def put(producer: Producer, *rejected: Rejected) -> None:
+    quarantine = Quarantine({})
+    quarantine._producer = producer
+    await quarantine.put(rejected)
+
+
+async def test_a_dead_letter_is_sent_again_while_brokers_come_and_go():
+    producer = Producer(errors.RequestTimedOutError(), errors.NotLeaderForPartitionError())
+
+    await put(producer, a_rejected())
+
+    assert producer.letters == [dead_letter(a_rejected())]
+
+
+async def test_a_dead_letter_that_is_too_large_for_a_broker_is_sent_without_its_payload():
+    producer = Producer(errors.MessageSizeTooLargeError())
+
+    await put(producer, a_rejected())
+
+    assert producer.letters == [dead_letter(a_rejected(), 0)]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [errors.TopicAuthorizationFailedError("hookline.dead-letter")],
+        [errors.MessageSizeTooLargeError(), errors.MessageSizeTooLargeError()],
+    ],
+)
+async def test_a_dead_letter_that_no_broker_will_ever_take_is_an_error_for_a_human(answers):
+    with pytest.raises(BrokerError, match="kafka takes no dead letter: "):
+        await put(Producer(*answers), a_rejected())

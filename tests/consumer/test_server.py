@@ -53,7 +53,7 @@ def place(tmp_path_factory):
 
 
 def rows(server, credentials):
-    sink = Sink(server.url, server=credentials, on_retry=lambda _: None)
+    sink = Sink(server.url, server=credentials)
     try:
         sink.connect(["flows"])
         return sink.rows("SELECT 1")
@@ -173,7 +173,7 @@ async def test_rows_arrive_over_https(kafka, place, tmp_path):
         await running.until_inserted(10, table="flows")
         assert await running.terminate() == 0
 
-    sink = Sink(place.with_password.url, server=place.credentials(), on_retry=lambda _: None)
+    sink = Sink(place.with_password.url, server=place.credentials())
     sink.connect(["flows"])
     assert sink.rows("SELECT count() FROM hookline.flows WHERE node = 'by-https'") == [(10,)]
     sink.close()

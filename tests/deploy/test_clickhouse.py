@@ -72,7 +72,7 @@ def test_every_table_is_named_and_no_other():
 def test_a_consumer_asks_for_nothing_that_it_may_not(tmp_path):
     granted = rights("hookline_writer")
     with Server(tmp_path / "db") as server:
-        sink = Sink(server.url, on_retry=lambda _: None)
+        sink = Sink(server.url)
         sink.connect([record.table for record in RECORDS])
         for days in (30, 7):
             migrate(sink, RECORDS, retention_days=days, failures=SinkError)

@@ -17,8 +17,7 @@ import atheris
 
 # The libraries are not instrumented: what is theirs is tried, not explored.
 with atheris.instrument_imports(include=["consumer", "schemas"], enable_loader_override=False):
-    from consumer.pipeline import judge
-    from consumer.record import Accepted, Record, Rejected
+    from consumer.record import Accepted, Record, Rejected, judge
     from consumer.unpack import Allowance, Batches
     from schemas import wire
     from tests.services.bombs import CODECS

@@ -246,7 +246,7 @@ def test_tables_are_told_as_they_are(tmp_path):
     with Server(tmp_path / "db") as server:
         config = Config(clickhouse=Dsn(server.url))
         before = servers.clickhouse(config)
-        sink = Sink(server.url, on_retry=lambda _: None)
+        sink = Sink(server.url)
         sink.connect(["flows"])
         migrate(sink, RECORDS, retention_days=30, failures=SinkError)
         after = servers.clickhouse(config)

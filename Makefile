@@ -19,8 +19,9 @@ up: setup ## start everything on this machine (root); make up ARGS="--help"
 demo: setup ## start everything and watch traffic of its own making
 	@$(bin)/hookline demo $(ARGS)
 
+# Two at a time, since most of them wait; a file's tests run together, and share what they start.
 test: dev ## run the tests; make test ARGS="-k ledger"
-	$(bin)/pytest $(ARGS)
+	$(bin)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 fuzz: dev ## look for records that break the consumer; make fuzz ARGS="batches --seconds 600"
 	$(bin)/python -m tests.fuzz $(ARGS)

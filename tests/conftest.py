@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test may ask for, and what all have."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,11 @@ pytest_plugins = [
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Programs are compiled once in a run, and none that an earlier run has left are loaded."""
-    with keeping_in(tmp_path_factory.mktemp("compiled")):
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent  # what the workers of a run have in common
+    (run / "compiled").mkdir(exist_ok=True)
+    with keeping_in(run / "compiled"):
         yield
 
 

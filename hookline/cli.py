@@ -87,7 +87,7 @@ def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=help_line,
-            description=f"{help_line[0].upper()}{help_line[1:]}.",
+            description=f"{help_line[0].upper()}{help_line[1:]}.".replace("?.", "?"),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == chosen:

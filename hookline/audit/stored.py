@@ -15,6 +15,8 @@ from schemas.clickhouse import DATABASE
 
 # Rows of an interval may begin a little before it; see `agent/observer.py`.
 _EARLIER_SECONDS = 3600
+# Some 120 bytes each, while ClickHouse parses 256 KiB by default (max_query_size).
+_SPANS_A_QUESTION = 1000
 _STATIONS = ("link", "seen", "extra", "flow", "lost", "overflow")
 
 _SUMS = ", ".join(
@@ -48,11 +50,15 @@ WHERE toUnixTimestamp64Nano(end) <= {{until:Int64}} AND time > toDateTime({{earl
 GROUP BY node, run HAVING max(toUnixTimestamp64Nano(end)) > {{from:Int64}}
 ORDER BY node, run
 """
+# A list of tuples, as `hookline up` lets nobody use the table function `values`.
+_SPANS_GIVEN = """
+SELECT span.1 AS node, span.2 AS run, span.3 AS first, span.4 AS next
+FROM (SELECT arrayJoin([{spans}]) AS span)
+"""
 _FLOWS = f"""
 SELECT node, interface, toString(direction), sum(packets), sum(bytes)
 FROM {DATABASE}.flows
-INNER JOIN (SELECT * FROM values('node String, run String, first UInt64, next UInt64', {{spans}}))
-    AS spans USING (node, run)
+INNER JOIN ({_SPANS_GIVEN}) AS spans USING (node, run)
 WHERE seq >= spans.first AND seq < spans.next AND time > toDateTime({{{{earlier:UInt32}}}}, 'UTC')
 GROUP BY node, interface, direction
 """
@@ -73,8 +79,7 @@ ORDER BY node, of_run, of_kind
 _BATCHES = f"""
 SELECT node, run, uniqExact(seq), count()
 FROM {DATABASE}.{{table}}
-INNER JOIN (SELECT * FROM values('node String, run String, first UInt64, next UInt64', {{spans}}))
-    AS spans USING (node, run)
+INNER JOIN ({_SPANS_GIVEN}) AS spans USING (node, run)
 WHERE seq >= spans.first AND seq < spans.next
 GROUP BY node, run
 """
@@ -112,13 +117,10 @@ def _take_ledger(books: Books, place: Place, counts: Sequence[int]) -> None:
 
 def _take_flows(books: Books, history: History, earlier: str | int) -> None:
     spans = [(*key, *span) for key, span in books.flow_spans.items() if len(span)]
-    if not spans:
-        return
-    question = _FLOWS.format(spans=_values(spans))
-    for name, interface, direction, packets, in_bytes in history.rows(
-        question, {"earlier": earlier}
-    ).rows:
-        books.at(Place(name, interface, direction)).clickhouse = Amount(int(packets), int(in_bytes))
+    for listed in _in_questions(spans):
+        question = _FLOWS.format(spans=listed)
+        for name, interface, direction, *sums in history.rows(question, {"earlier": earlier}).rows:
+            books.at(Place(name, interface, direction)).clickhouse += Amount(*map(int, sums))
 
 
 def _take_batches(books: Books, history: History, bounds: dict[str, str | int]) -> None:
@@ -136,18 +138,22 @@ def _stored(books: Books, history: History, kind: str) -> Iterator[tuple[RunAndK
     spans = [
         (key.node, key.run, *its.span) for key, its in books.batches.items() if key.kind == kind
     ]
-    question = _BATCHES.format(table=RECORD_OF_KIND[kind].table, spans=_values(spans))
-    for name, run, batches, rows in history.rows(question).rows:
-        yield RunAndKind(name, run, kind), int(batches), int(rows)
+    for listed in _in_questions(spans):
+        question = _BATCHES.format(table=RECORD_OF_KIND[kind].table, spans=listed)
+        for name, run, batches, rows in history.rows(question).rows:
+            yield RunAndKind(name, run, kind), int(batches), int(rows)
 
 
-def _values(rows: Sequence[tuple[str | int, ...]]) -> str:
-    """Rows for the table function `values`; names of nodes are anybody's choice."""
-    return ", ".join(f"({', '.join(map(_literal, row))})" for row in rows)
+def _in_questions(spans: Sequence[tuple[str | int, ...]]) -> Iterator[str]:
+    """Spans as SQL has them, as many at a time as fit into a statement."""
+    for start in range(0, len(spans), _SPANS_A_QUESTION):
+        some = spans[start : start + _SPANS_A_QUESTION]
+        yield ", ".join(f"({', '.join(map(_literal, span))})" for span in some)
 
 
 def _literal(value: str | int) -> str:
     if isinstance(value, int):
-        return str(value)
+        return f"toUInt64({value})"  # a list's elements must be of one type, whatever they are
+    # Names of nodes are anybody's choice.
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

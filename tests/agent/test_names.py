@@ -171,7 +171,7 @@ def test_names_are_not_reported_unless_asked_for(kafka, wire):
     with agent("--interface", wire.near.name, kafka=kafka) as observed:
         with dns_server(wire.far):
             dig(wire.far.ipv4, "private.example")
-        maps = {path.name for path in observed.pins.glob("maps/*")}
+        maps = {path.name for path in observed.pins.glob("*/maps/*")}
         assert observed.stop() == 0
     published = read_published(kafka, observed.name)
 

@@ -47,7 +47,9 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_what_runs(nothing_r
     up_at(nothing_runs, "127.0.0.1:1")
     assert chosen().addresses == "127.0.0.1:1"
     file = tmp_path / "hookline.toml"
-    file.write_text('kafka = "b:2"\n[dead-letter]\nkafka_user = "me"\n[consumer]\nmax_rows = 1\n')
+    file.write_text(
+        'kafka = "b:2"\n[dead-letter]\nkafka_user = "me"\nkafka_security = "sasl_ssl"\n[consumer]\nmax_rows = 1\n'
+    )
     assert chosen("--config", str(file)).addresses == "b:2"
     assert chosen("--config", str(file)).user == "me"
     environ = {"HOOKLINE_CONFIG": str(file), "HOOKLINE_KAFKA": "c:3"}

@@ -216,11 +216,13 @@ def test_a_time_is_sought_not_read_from_the_beginning(rejected, kafka):
 @pytest.mark.parametrize("columns", [80, 200])
 def test_on_a_terminal_a_letter_fits_its_width(rejected, kafka, columns):
     words = ["dead-letter", "list", "--kafka", kafka, "--node", REFUSED]
+    # Else it wins over the terminal.
+    unsized = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     command = " ".join([f"stty cols {columns};", sys.executable, "-m", "hookline", *words])
     shown = subprocess.run(
         ["script", "-qec", command, "/dev/null"],
         cwd=ROOT,
-        env={**os.environ, "TERM": "dumb"},
+        env={**unsized, "TERM": "dumb"},
         capture_output=True,
         text=True,
         check=True,

@@ -156,6 +156,8 @@ def test_any_clickhouse_client_and_our_commands_read_while_it_runs(shared):
         ["curl", "-s", running.url, "--data", "DROP TABLE hookline.flows"], text=True
     )
     listed = hookline("flows", "--since=5m", "--protocol=icmp", f"--data={running.data}")
+    audit = ("audit", "--since=all", "--settle=2s", f"--data={running.data}")
+    wait_until(lambda: not hookline(*audit).returncode, "books that are old enough, and balance")
 
     assert curled == "7\n"
     assert "DB::Exception" in refused

@@ -91,14 +91,14 @@ def fields_of(path: Path, *fields: str) -> list[list[str]]:
 
 def counts_only(observed: Agent) -> bool:
     """Whether every link runs one of the programs that know no capture."""
-    normal = {_id_of(path, _PROGRAM_ID) for path in (observed.pins / "programs").iterdir()}
+    normal = {_id_of(path, _PROGRAM_ID) for path in observed.pins.glob("*/programs/*")}
     running = {_id_of(path, _LINK_PROGRAM) for path in (observed.pins / "links").iterdir()}
     return running <= normal
 
 
 def has_leftovers(observed: Agent) -> bool:
     """Whether anything is pinned that only captures need."""
-    return bool([*observed.pins.glob("maps/capture*"), *observed.pins.glob("maps/*tails-*")])
+    return bool([*observed.pins.glob("*/maps/capture*"), *observed.pins.glob("*/maps/*tails-*")])
 
 
 def _id_of(path: Path, word: int) -> int:

@@ -91,9 +91,13 @@ async def test_a_consumer_that_is_not_let_in_shows_no_password(secure_kafka, tmp
 
 
 @pytest.mark.kernel
-def test_an_agent_shows_no_password_and_hands_none_to_its_loader(secure_kafka, wire):
+def test_an_agent_shows_no_password_and_hands_none_to_its_loader(secure_kafka, wire, tmp_path):
     options = secure_kafka.options("PASSWORD", "agent")
-    given = {"HOOKLINE_KAFKA_PASSWORD": PASSWORDS["agent"], "HOOKLINE_INTERFACE": wire.near.name}
+    given = {
+        "HOOKLINE_KAFKA_PASSWORD": PASSWORDS["agent"],
+        "HOOKLINE_INTERFACE": wire.near.name,
+        "CACHE_DIRECTORY": str(tmp_path),  # empty: so the loader takes its time
+    }
     address = f"127.0.0.1:{free_port()}"
     flags = [*flags_of(options), f"--metrics-listen={address}"]
 
@@ -109,7 +113,8 @@ def test_an_agent_shows_no_password_and_hands_none_to_its_loader(secure_kafka, w
         listed = command_lines()
         assert running.stop() == 0
     finally:
-        running._process.kill()
+        if running.is_running:
+            running.kill()
         remove_pins(running)
 
     assert "PATH=" in of_loader

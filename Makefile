@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: help setup dev up demo test fuzz check lint types style shell generated generate lock bench clean
+.PHONY: help setup dev up demo test chaos fuzz check lint types style shell generated generate lock bench clean
 bin := .venv/bin
 # bpf/events.h is laid out by its generator, which `generated` checks.
 written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h bench/*.c))
@@ -22,6 +22,9 @@ demo: setup ## start everything and watch traffic of its own making
 # Two at a time, since most of them wait; a file's tests run together, and share what they start.
 test: dev ## run the tests; make test ARGS="-k ledger"
 	$(bin)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+chaos: dev ## kill and freeze everything at random moments; make chaos ARGS="--chaos-seed 4711"
+	$(bin)/pytest -s tests/chaos --chaos-events 200 $(ARGS)
 
 fuzz: dev ## look for records that break the consumer; make fuzz ARGS="batches --seconds 600"
 	$(bin)/python -m tests.fuzz $(ARGS)

@@ -32,3 +32,10 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def client_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's own readers use it as it is, whatever a consumer of another test has put into it."""
     monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make chaos` asks for."""
+    chaos = parser.getgroup("chaos")
+    chaos.addoption("--chaos-events", type=int, default=20, help="how many (default: %(default)s)")
+    chaos.addoption("--chaos-seed", type=int, help="which ones: a number that a run has printed")

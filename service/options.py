@@ -9,6 +9,7 @@ An option whose default is a tuple may be given several times, or as one text wi
 
 import argparse
 import dataclasses
+import math
 import re
 import tomllib
 from collections.abc import Container, Mapping
@@ -131,14 +132,25 @@ def _typed(field: "dataclasses.Field[Any]", value: Any, where: str) -> Any:
         return _several(value, where)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ConfigError(f"{where} is {value!r}; give it a text or a number")
+    if wanted is Secret:
+        return Secret(value)
+    _refuse_unprintable(value, where)
     try:
         typed = wanted(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{where} is {value!r}, which is no {wanted.__name__}") from None
+    if wanted is float and not math.isfinite(typed):
+        raise ConfigError(f"{where} is {value!r}; give it a finite number")
     choices = field.metadata["choices"]
     if choices and typed not in choices:
         raise ConfigError(f"{where} is {value!r}; choose one of {', '.join(choices)}")
     return typed
+
+
+def _refuse_unprintable(value: Any, where: str) -> None:
+    """No name, path or address has a line's end in it, and an error that tells it is one line."""
+    if isinstance(value, str) and not value.isprintable():
+        raise ConfigError(f"{where} is {value!r}; leave out what cannot be printed")
 
 
 def _refuse_shown(value: Any, flag: str) -> None:
@@ -153,6 +165,8 @@ def _several(value: Any, where: str) -> tuple[str, ...]:
     texts = value.split(",") if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"{where} is {value!r}; give it a list of texts")
+    for text in texts:
+        _refuse_unprintable(text, where)
     return tuple(text.strip() for text in texts if text.strip())
 
 
@@ -179,6 +193,8 @@ def _read(cls: type[Any], table: str, file: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is no TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is no TOML that can be read: it is nested too deeply") from None
     names = {field.name for field in dataclasses.fields(cls) if not is_secret(field)}
     own = content.get(table, {})
     if not isinstance(own, dict):

@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.chaos.cast import Actor, Brokering, Database, Observing, Storing
@@ -17,6 +18,7 @@ from tests.chaos.cast import Actor, Brokering, Database, Observing, Storing
 _PAUSE_S = 1.2
 _DOWN_S = 2.0
 _FROZEN_S = 3.0
+_PATIENCE_S = 10.0
 # Memory exceeded, too many parts, a read-only replica, no space left, and an answer that is lost.
 INSERT_FAULTS = ("241", "252", "242", "243", "silent")
 
@@ -65,8 +67,10 @@ async def _killed(actor: Actor, lasts: float) -> None:
 
 
 async def _killed_at_work(actor: Actor, lasts: float) -> None:
-    """It has come so far as to work, and its work has begun."""
-    await actor.until_it_works()
+    """It has come so far as to work, if what it needs has let it, and its work has begun."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            await actor.until_it_works()
     await asyncio.sleep(lasts * _DOWN_S)
     await _killed(actor, 0)
 

@@ -68,7 +68,7 @@ def test_no_secret_is_shown():
     [
         ({"max_rows": "many"}, "--max-rows is 'many', which is no int"),
         ({"max_rows": "0"}, "max_rows is 0; it must be more than 0"),
-        ({"max_age": "nan"}, "max_age is nan"),
+        ({"max_age": "nan"}, "give it a finite number"),
         ({"clickhouse": "postgres://db"}, "clickhouse is 'postgres://db'; write chdb:///"),
         ({"clickhouse": "chdb://relative/path"}, "write chdb:///absolute"),
         ({"clickhouse": "http://"}, "write chdb:///absolute"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzz what reads records that somebody else wrote: `python -m tests.fuzz TARGET [--seconds N]`.
+"""Fuzz what reads what somebody else wrote: `python -m tests.fuzz TARGET [--seconds N]`.
 
 Atheris watches which branches an input takes and changes those that took new ones, so it gets
 further into a format than chance does.  An input that makes a target fail is written into a file,
@@ -7,6 +7,8 @@ further into a format than chance does.  An input that makes a target fail is wr
 """
 
 import argparse
+import dataclasses
+import json
 import resource
 import sys
 import tempfile
@@ -16,10 +18,17 @@ from pathlib import Path
 import atheris
 
 # The libraries are not instrumented: what is theirs is tried, not explored.
-with atheris.instrument_imports(include=["consumer", "schemas"], enable_loader_override=False):
+with atheris.instrument_imports(
+    include=["agent", "consumer", "schemas", "service"], enable_loader_override=False
+):
+    from agent.config import Config as AgentConfig
+    from agent.spool import Name, Spool
+    from consumer.config import Config as ConsumerConfig
     from consumer.record import Accepted, Record, Rejected, judge
     from consumer.unpack import Allowance, Batches
     from schemas import wire
+    from service.options import ConfigError, build, is_secret
+    from service.secrets import exposed
     from tests.services.bombs import CODECS
 
 from tests.consumer.test_unpack import built
@@ -29,6 +38,8 @@ from tests.schemas.batches import a_batch
 _MEMORY_BYTES = 2 << 30
 _INPUT_BYTES = 1 << 16
 _INPUT_SECONDS = 5
+ROOT = Path(__file__).parents[2]
+_SEGMENT = "00000000000000000000.batches"
 
 
 def record(content: bytes) -> None:
@@ -53,6 +64,37 @@ def batches(content: bytes) -> None:
             assert isinstance(verdict, Accepted | Rejected)
 
 
+def spool(content: bytes) -> None:
+    """The file of a spool gives batches in order, or is given up; what is appended follows."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        Path(folder, _SEGMENT).write_bytes(content)
+        opened = Spool(Path(folder), 1 << 30)
+        opened.peek(1000)
+        appended = Name("web-1", "another run", "flow", 0, 1), b"payload"
+        opened.append([appended])
+        last = opened.peek(1000)[-1]
+        assert (last.name, last.payload) == appended
+        opened.close()
+
+
+def configuration(content: bytes) -> None:
+    """A file of options is a configuration, or is refused in one line."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(content)
+        file.flush()
+        for table, cls in (("agent", AgentConfig), ("consumer", ConsumerConfig)):
+            said = _refusal(cls, table, Path(file.name))
+            assert len(said.splitlines()) <= 1, said
+
+
+def _refusal(cls: type, table: str, file: Path) -> str:
+    try:
+        exposed(build(cls, table=table, flags={}, environ={}, file=file))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def _length(column: wire.Column) -> int:
     if isinstance(column, wire.Names):
         return len(column.codes)
@@ -67,9 +109,33 @@ def _answers() -> list[bytes]:
     return [built([(1, b"web-1", one) for one in _records()], codec=codec) for codec in CODECS]
 
 
+def _segments() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        filled = Spool(Path(folder), 1 << 30)
+        for seq, payload in enumerate((b"x" * 100, b"", *_records())):
+            filled.append([(Name("web-1", "run-1", "flow", seq, 10), payload)])
+        filled.close()
+        (path,) = Path(folder).glob("*.batches")
+        assert path.name == _SEGMENT
+        return [path.read_bytes()]
+
+
+def _configurations() -> list[bytes]:
+    options = [
+        f"{field.name} = {json.dumps(field.default)}\n"
+        for cls in (AgentConfig, ConsumerConfig)
+        for field in dataclasses.fields(cls)
+        if not is_secret(field)
+    ]
+    shown = (ROOT / "deploy/systemd/hookline.toml").read_bytes()
+    return [shown, *(one.encode() for one in options)]
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "record": (record, _records),
     "batches": (batches, _answers),
+    "spool": (spool, _segments),
+    "configuration": (configuration, _configurations),
 }
 
 

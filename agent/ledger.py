@@ -46,9 +46,12 @@ _REJECTED = {"dns": "rejected_dns_messages", "tls": "rejected_tls_hellos"}
 
 OVERFLOW_COUNTERS = ("overflows", "overflow_packets", "overflow_bytes")
 # What is noted in the course of an interval, by hook point.
-_NOTED = ("flow_packets", "flow_bytes", "link_packets", "link_bytes", *_REJECTED.values())
-# Likewise, of flows that the kernel has not counted as overflowed, but whose detail is lost.
-_OWED = ("overflow_packets", "overflow_bytes")
+_NOTED = (
+    *("flow_packets", "flow_bytes", "link_packets", "link_bytes"),
+    # Instead of the kernel's, which have what snapshots had reported of those flows before.
+    *("overflow_packets", "overflow_bytes"),
+    *_REJECTED.values(),
+)
 
 Counts = NDArray[np.uint64]  # by hook point
 Lost = tuple[Counts, Counts]  # packets and bytes
@@ -91,7 +94,6 @@ class Ledger:
     _hooks: NDArray[np.uint8] = field(init=False)
     _opened_ns: NDArray[np.int64] = field(init=False)
     _noted: dict[str, Counts] = field(init=False)
-    _owed: dict[str, Counts] = field(init=False)
     _overflow_packets: _Overflow = field(init=False)
     _overflow_bytes: _Overflow = field(init=False)
 
@@ -100,7 +102,6 @@ class Ledger:
         self._hooks = np.full(count, HOOKS["tcx"], np.uint8)
         self._opened_ns = np.zeros(count, np.int64)
         self._noted = {name: np.zeros(count, np.uint64) for name in _NOTED}
-        self._owed = {name: np.zeros(count, np.uint64) for name in _OWED}
         self._overflow_packets = _Overflow(np.zeros(count, np.int64))
         self._overflow_bytes = _Overflow(np.zeros(count, np.int64))
 
@@ -166,14 +167,18 @@ class Ledger:
             return np.empty(0, np.intp), np.empty(0, np.uint64), np.empty(0, np.uint64)
         packets = self._overflow_packets.take(lost[0])
         in_bytes = self._overflow_bytes.take(lost[1])
+        self._noted["overflow_packets"] += packets
+        self._noted["overflow_bytes"] += in_bytes
         point = np.flatnonzero((packets > 0) | (in_bytes > 0))
         return point, packets[point], in_bytes[point]
 
     def owe(self, what: str, counts: Counts) -> None:
-        """Have rows report *counts* by hook point, `packets` or `bytes`, whose flow is lost."""
+        """Have rows report *counts* by hook point, `packets` or `bytes`, whose flow is lost.
+
+        The kernel has not counted these as overflowed.
+        """
         overflow = self._overflow_packets if what == "packets" else self._overflow_bytes
         overflow.add(counts)
-        self._owed[f"overflow_{what}"] += counts
 
     def _grown(self, name: str, totals: Rows) -> Counts:
         """How much a counter grew since the last interval, by hook point, all CPUs together."""
@@ -186,14 +191,12 @@ class Ledger:
 
         *flow_seq* is the number of the next batch of flows.
         """
-        columns: dict[str, Any] = {name: self._grown(name, totals) for name in _PASSED_ON}
-        columns |= self._noted
-        for name in (*_PASSED_ON, *_REJECTED.values()):
-            self._last[name] = self._last.get(name, np.uint64(0)) + columns[name]
+        grown: dict[str, Any] = {name: self._grown(name, totals) for name in _PASSED_ON}
+        columns = grown | self._noted
+        rejected = {name: self._noted[name] for name in _REJECTED.values()}
+        for name, counts in (grown | rejected).items():
+            self._last[name] = self._last.get(name, np.uint64(0)) + counts
         self._noted = {name: np.zeros_like(counts) for name, counts in self._noted.items()}
-        for name, owed in self._owed.items():
-            columns[name] = columns[name] + owed
-            owed[:] = 0
         started_ns, self.started_ns = self.started_ns, now_ns
         return self._rows(columns, started_ns, now_ns, flow_seq)
 
@@ -228,7 +231,6 @@ class Ledger:
             "last": packed(self._last),
             "before": packed(self._before),
             "noted": packed(self._noted),
-            "owed": packed(self._owed),
             "lost": [[*place, *counts] for place, counts in self._lost.items()],
             "hooks": self._hooks[:count].tobytes(),
             "opened_ns": self._opened_ns[:count].tobytes(),
@@ -258,7 +260,6 @@ class Ledger:
         self._last = counts_of(state["last"])
         self._before = counts_of(state["before"])
         self._noted |= counts_of(state["noted"])
-        self._owed |= counts_of(state["owed"])
         self._lost = {
             (interface, direction): [packets, in_bytes]
             for interface, direction, packets, in_bytes in state["lost"]

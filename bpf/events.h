@@ -477,9 +477,9 @@ struct hook_totals {
 	__u64 evictions;
 	/* flows that left the cache when the ring buffer had no room */
 	__u64 overflows;
-	/* packets whose flow is lost, kept as totals */
+	/* packets that those flows had counted */
 	__u64 overflow_packets;
-	/* bytes whose flow is lost, kept as totals */
+	/* bytes that those flows had counted */
 	__u64 overflow_bytes;
 	/* packet headers put into the ring buffer */
 	__u64 samples;

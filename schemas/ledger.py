@@ -21,8 +21,6 @@ SEEN_BYTES = _counter("seen_bytes", "bytes that the hook saw")
 NEW_FLOWS = _counter("new_flows", "flows that took a slot of the flow cache")
 EVICTIONS = _counter("evictions", "flows that left the cache for another, with their detail")
 OVERFLOWS = _counter("overflows", "flows that left the cache when the ring buffer had no room")
-OVERFLOW_PACKETS = _counter("overflow_packets", "packets whose flow is lost, kept as totals")
-OVERFLOW_BYTES = _counter("overflow_bytes", "bytes whose flow is lost, kept as totals")
 SAMPLES = _counter("samples", "packet headers put into the ring buffer")
 LOST_SAMPLES = _counter("lost_samples", "packet headers that the ring buffer had no room for")
 TRUNCATED_PACKETS = _counter(
@@ -67,8 +65,8 @@ HOOK_TOTALS = Layout(
         NEW_FLOWS,
         EVICTIONS,
         OVERFLOWS,
-        OVERFLOW_PACKETS,
-        OVERFLOW_BYTES,
+        Field("overflow_packets", U64, "packets that those flows had counted"),
+        Field("overflow_bytes", U64, "bytes that those flows had counted"),
         SAMPLES,
         LOST_SAMPLES,
         TRUNCATED_PACKETS,
@@ -103,8 +101,11 @@ LEDGER = Record(
         NEW_FLOWS,
         EVICTIONS,
         OVERFLOWS,
-        OVERFLOW_PACKETS,
-        OVERFLOW_BYTES,
+        _counter(
+            "overflow_packets",
+            "packets in this interval's flow rows that stand for flows whose detail is lost",
+        ),
+        _counter("overflow_bytes", "bytes of `overflow_packets`"),
         SAMPLES,
         LOST_SAMPLES,
         TRUNCATED_PACKETS,

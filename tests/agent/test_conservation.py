@@ -6,21 +6,25 @@ The oracles are the interface's own counters and tcpdump with tshark; nothing of
 
 import socket
 
+import numpy as np
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
 from agent import libbpf
+from schemas.fields import DIRECTIONS
 from tests.lab.agents import agent
 from tests.lab.capture import capturing, five_tuples, total
 from tests.lab.foreign import TCX_DROP, foreign_tc_program, tcx_program
 from tests.lab.links import Link, link
 from tests.lab.published import read_published
-from tests.lab.traffic import iperf3, ping, udp_burst, udp_gso
+from tests.lab.traffic import iperf3, ping, udp_burst, udp_five_tuples, udp_gso
 from tests.lab.tun import tun
 from tests.lab.tunnels import vxlan
 
 pytestmark = [pytest.mark.kernel, pytest.mark.services]
+
+UDP_PROTOCOL = 17
 
 
 def test_rows_add_up_to_the_interface_counters(kafka, dual_wire, tmp_path):
@@ -99,6 +103,32 @@ def test_a_flood_of_flows_loses_detail_before_it_loses_a_packet(kafka, wire, fla
     assert published.sums("egress") == grown.egress
     assert published.sums("egress", kind="ledger") == grown.egress
     assert (overflowed == 0) == keeps_detail
+
+
+def test_a_million_flows_in_a_burst_are_told_or_their_packets_are(kafka, wire):
+    before = wire.quiet()
+    with agent(
+        *("--interface", wire.near.name, "--flow-slots", "1024", "--ring-bytes", "65536"),
+        *("--interval", "0.2", "--sample", "0"),
+        kafka=kafka,
+    ) as observed:
+        udp_five_tuples(wire, sources=20, destinations=50_000)
+        grown = wire.quiet() - before
+        assert observed.stop() == 0
+    published = read_published(kafka, observed.name)
+    overflowed = published.column("ledger", "overflow_packets")
+    of_egress = published.column("ledger", "direction") == DIRECTIONS["egress"]
+    without_flow = int(overflowed[of_egress].sum())
+    of_flows = published.column("flow", "protocol") == UDP_PROTOCOL
+    ports = [published.column("flow", name).astype(int) for name in ("src_port", "dst_port")]
+
+    assert grown.egress[0] >= 1_000_000
+    for direction in ("ingress", "egress"):
+        assert published.sums(direction) == getattr(grown, direction)
+        assert published.sums(direction, kind="ledger") == getattr(grown, direction)
+    # Each flow had one packet: the ledger says how many flows have no row of their own.
+    assert without_flow > 0
+    assert len(np.unique((ports[0] << 16 | ports[1])[of_flows])) == 1_000_000 - without_flow
 
 
 @pytest.mark.parametrize("hook", ["tcx", "clsact"])

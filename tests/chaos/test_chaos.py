@@ -30,7 +30,7 @@ from tests.services.cluster import Cluster
 pytestmark = [pytest.mark.kernel, pytest.mark.services]
 
 PARTITIONS = 4
-PACKETS_PER_S = 1500
+PACKETS_PER_S = 1200
 ETHERNET_BYTES = 14
 UDP_OVERHEAD_BYTES = ETHERNET_BYTES + 20 + 8
 SETTLE_S = 120.0
@@ -150,7 +150,7 @@ def agents_on(links: list[Link], kafka: str, spools: Path) -> list[Observing]:
     hooks = (
         # So few slots that most flows leave by the ring, which has room for what comes while no
         # agent reads it.
-        ("--hook", "tc", "--flow-slots", "256", "--ring-bytes", str(16 << 20)),
+        ("--hook", "tc", "--flow-slots", "256", "--ring-bytes", str(64 << 20)),
         # A perf buffer goes with its agent, so that the cache must have room for all of them.
         ("--hook", "xdp", "--buffer", "perf"),
     )

@@ -20,7 +20,8 @@ _DEADLINE_S = 30.0
 _NAME_OF_DIRECTION = {number: name for name, number in DIRECTIONS.items()}
 
 
-@dataclass(slots=True)
+# Without a repr: asyncio.run makes one of what it returns, which takes a minute for a million rows.
+@dataclass(slots=True, repr=False)
 class Published:
     """Every batch of one node, by kind and in order."""
 

@@ -50,6 +50,16 @@ def udp_burst(link: Link, flows: int, packets: int, payload: bytes = b"x" * 18) 
             sock.sendto(payload, (link.far.ipv4, 1024 + number % flows))
 
 
+def udp_five_tuples(
+    link: Link, sources: int, destinations: int, payload: bytes = b"x" * 18
+) -> None:
+    """A datagram of each of *sources* x *destinations* five-tuples from the near end."""
+    for _ in range(sources):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for port in range(1024, 1024 + destinations):
+                sock.sendto(payload, (link.far.ipv4, port))
+
+
 def udp_gso(link: Link, *, segment_bytes: int, payload_bytes: int, ipv6: bool = False) -> None:
     """One send from the near end that the kernel cuts into datagrams as late as it can."""
     family = socket.AF_INET6 if ipv6 else socket.AF_INET

@@ -5,6 +5,7 @@ The oracles are the interface's own counters and tcpdump with tshark; nothing of
 """
 
 import socket
+from functools import partial
 
 import numpy as np
 import pytest
@@ -151,6 +152,27 @@ def test_super_packets_count_as_what_a_wire_carries(kafka, dual_wire, tmp_path, 
     assert published.sums("egress") == grown.egress
     assert published.sums("ingress") == total(sent)
     assert published.column("flow", "max_bytes").max() == 1514
+
+
+@pytest.mark.parametrize("hook", ["tcx", "clsact"])
+def test_the_ledger_knows_how_an_interface_counts_super_packets(kafka, lab, hook):
+    # They pass whole from one end to the other, and each end counts them as one.
+    with link(offloads=True) as wire:
+        before = wire.quiet()
+        with agent("--interface", wire.near.name, "--tc", hook, kafka=kafka) as observed:
+            iperf3(wire, "-n", "4M")
+            iperf3(wire, "-n", "4M", "-R")
+            udp_gso(wire, segment_bytes=1200, payload_bytes=60_001)
+            grown = wire.quiet() - before
+            assert observed.stop() == 0
+    ledger = partial(read_published(kafka, observed.name).column, "ledger")
+
+    for direction, counted in (("ingress", grown.ingress), ("egress", grown.egress)):
+        of_direction = ledger("direction") == DIRECTIONS[direction]
+        extra = [int(ledger(f"extra_{what}")[of_direction].sum()) for what in ("packets", "bytes")]
+        seen = [int(ledger(f"seen_{what}")[of_direction].sum()) for what in ("packets", "bytes")]
+        assert all(extra)
+        assert (seen[0] - extra[0], seen[1] - extra[1]) == counted
 
 
 def test_tagged_and_odd_frames_are_counted_under_what_they_are(kafka, wire):

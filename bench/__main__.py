@@ -34,6 +34,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "names": (),
     "replay": (),
     "start": (),
+    "spool": (),
     "live": (),
     "memory": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),

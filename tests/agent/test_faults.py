@@ -33,6 +33,7 @@ from agent.outbox import Outbox
 from agent.plan import Pins, Sizes, remove_all, root_of
 from agent.points import number_points
 from agent.register import Register
+from agent.spool import Spool
 from agent.succession import Predecessors
 from schemas.wire import Batch, decode
 from tests.agent.kernel_model import KernelModel, Reader
@@ -131,6 +132,17 @@ class Mortal:
                     for entry in entries:
                         kafka.write(f"{entry.payload.hex()}\n")
                 log.acknowledge(len(entries))
+
+
+CUTS = {
+    "write": (os, "writev"),
+    "sync": (os, "fsync"),
+    "cut": (os, "ftruncate"),
+    "delete": (Path, "unlink"),
+    "commit": (Checkpoint, "commit"),
+    "send": (Mortal, "publish"),
+    "acknowledge": (Spool, "acknowledge"),
+}
 
 
 class Clock:
@@ -245,6 +257,48 @@ def test_an_agent_may_be_killed_at_any_line(world):
 
     assert signal.SIGKILL in ends
     assert_nothing_is_lost(world)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", CUTS)
+def test_an_agent_may_be_killed_at_each_point(world, point, when):
+    def life() -> None:
+        cut_at(*CUTS[point], when=when)
+        mortal = Mortal(world)
+        if point == "delete":
+            for log in mortal.outbox.logs.values():
+                log.spool._segment_bytes = 1
+        if point == "sync":
+            # What Kafka has already is not brought onto the disk any more.
+            mortal.publish = lambda: None
+        mortal.live(3)
+
+    def unfinished() -> None:
+        """Leaves entries behind that never became valid, which its successor cuts off."""
+        mortal = Mortal(world)
+        mortal.live(1)
+        world.packets(20)
+        cut_at(Checkpoint, "commit", when="before")
+        mortal.live(1)
+
+    world.packets(20)
+    assert in_a_child(unfinished) == signal.SIGKILL
+    world.packets(20)
+
+    assert in_a_child(life) == signal.SIGKILL
+    assert_nothing_is_lost(world)
+
+
+def cut_at(owner: object, name: str, *, when: str) -> None:
+    """Have this process killed at the first call."""
+    whole = getattr(owner, name)
+
+    def cut(*arguments: object, **named: object) -> None:
+        if when == "after":
+            whole(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, cut)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
@@ -65,13 +66,16 @@ class Stage:
                 {TopicPartition(*one): OffsetAndMetadata(*mark) for one, mark in marks.items()}
             )
 
-    def consumer(self, *flags: str, name: str = "a", is_static: bool = True) -> Consumer:
+    def consumer(
+        self, *flags: str, name: str = "a", is_static: bool = True, **others: Any
+    ) -> Consumer:
         return Consumer(
             self.directory,
             *("--kafka", self.kafka, "--group", self.group),
             *(("--group-instance", name) if is_static else ()),
             *("--clickhouse", self.server.url, "--max-age", "0.1", *flags),
             name=name,
+            **others,
         )
 
     def batches(self, run: str, *seqs: int, rows: int = 10) -> list[wire.Batch]:

@@ -30,7 +30,14 @@ from schemas.clickhouse import DATABASE
 from schemas.packet import PACKET
 from tests.consumer.clickhouse_server import Server
 from tests.consumer.engine import accepted
-from tests.consumer.process import DEADLINE_S, FLOWS, create_topics, dead_letters, publish
+from tests.consumer.process import (
+    DEADLINE_S,
+    FLOWS,
+    create_topics,
+    dead_letters,
+    publish,
+    publish_payloads,
+)
 from tests.consumer.stage import TOPICS, Stage
 from tests.schemas.batches import a_batch
 
@@ -93,6 +100,31 @@ async def test_a_consumer_that_is_killed_at_any_step_stores_every_batch_once(sta
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+
+
+async def test_a_consumer_that_is_killed_at_each_point_stores_every_batch_once(stage):
+    points = [
+        f"{when} {point}"
+        for point in ("send 1", "commit 1", "insert 1", "commit 2")
+        for when in ("before", "after")
+    ]
+    for number, point in enumerate(points):
+        await publish_payloads(stage.kafka, (FLOWS, stage.node, b"poison %d" % number))
+        await stage.publish(*stage.batches(f"run-{number}", 0, 1))
+        with stage.consumer(module="tests.consumer.mortal", environment={"DIES": point}) as mortal:
+            assert await mortal.ended() == -signal.SIGKILL, point
+
+    with stage.consumer() as consumer:
+        await consumer.until_ready()
+        await stage.until_committed(consumer)
+        assert await consumer.terminate() == 0
+    letters = await dead_letters(stage.kafka, key=stage.node)
+
+    assert stage.stored() == stage.sent
+    # A letter may come twice, and never not at all.
+    assert {letter["payload"] for letter in letters} == {
+        b"poison %d" % number for number in range(len(points))
+    }
 
 
 async def test_a_consumer_that_was_paused_within_an_insert_changes_nothing_any_more(stage, server):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
+import pytest_asyncio
 
 from agent.capabilities import capability_set, status_field
 from hookline.kafka import Kafka
@@ -30,6 +31,7 @@ from tests.consumer.process import (
     Consumer,
     ask,
     committed,
+    create_topics,
     dead_letters,
     delete_everything,
     free_port,
@@ -89,8 +91,10 @@ class Place:
             )
 
 
-@pytest.fixture
-def place(kafka: str, tmp_path: Path) -> Place:
+@pytest_asyncio.fixture
+async def place(kafka: str, tmp_path: Path) -> Place:
+    # What comes into being while a group reads makes its partitions move.
+    await create_topics(kafka, TOPICS, partitions=1)
     return Place(kafka, tmp_path)
 
 

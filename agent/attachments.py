@@ -12,14 +12,14 @@ renamed takes another pair: what was counted under the old name is reported unde
 
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.attach import NAMES_OF_HOOKS, Attached, Attachment
 from agent.chronicle import Chronicle
 from agent.heirlooms import Heirloom
-from agent.interfaces import Choice, Interface
+from agent.interfaces import Choice, Interface, LinkCounters
 from agent.ledger import Ledger
 from agent.links import LinkSocket
 from agent.namespaces import Namespace
@@ -31,6 +31,9 @@ from schemas.ledger import HOOKS
 
 log = logging.getLogger(__name__)
 
+# How often to look for a moment without a packet, to read two counters at once.
+_LOOKS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Books:
@@ -39,6 +42,7 @@ class Books:
     points: HookPoints
     ledger: Ledger
     chronicle: Chronicle
+    seen: Callable[[Pair], LinkCounters]  # by the hooks until now, as an interface counts it
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class _Observed:
     attached: Attached
     pair: Pair | None
     foreign_xdp: int
+    # What the pair had counted, of whatever interface, when this one came to it.
+    seen_before: LinkCounters = field(default_factory=LinkCounters)
 
     @property
     def told(self) -> tuple[object, ...]:
@@ -206,6 +212,8 @@ class Attachments:
                 self._take_points(observed)
             self._tell_gone(entry)
             return False
+        if not heirloom.is_of_our_maps:
+            now = self._at_attaching(observed, now)
         heirloom.counters = now.counters
         observed.attached, observed.foreign_xdp = attached, self._attachment.foreign_xdp(now)
         self._observed[now.ifindex] = observed
@@ -275,8 +283,7 @@ class Attachments:
 
     def _confirm(self, observed: _Observed) -> None:
         """Begin the books of what was attached to, which may be another than what was seen."""
-        before = observed.one
-        now = self._links.one(before.ifindex)
+        now = self._links.one(observed.one.ifindex)
         if now is None or not self._is_attached(observed):
             # It went at once; nobody knows what it was.
             self._detach(observed)
@@ -289,8 +296,7 @@ class Attachments:
             self._books.points.rename(pair, now.full_name)
             self._register(pair, now)
             self._table.set(now.ifindex, pair, now.link_bytes)
-            is_same = (before.name, before.mac) == (now.name, now.mac)
-            self._open(observed, pair, before if is_same else now)
+            self._open(observed, pair, self._at_attaching(observed, now))
         else:
             log.warning(
                 "no hook points are left; counted as unknown, consider more --max-interfaces",
@@ -333,7 +339,7 @@ class Attachments:
 
     def _let_go(self, observed: _Observed, event: str, last: Interface) -> None:
         """Detach; *last* is what the interface was in the end."""
-        self._detach(observed)
+        last = self._at_detaching(observed, last)
         if (last.name, last.mac) == (observed.one.name, observed.one.mac):
             observed.one = last
         del self._observed[observed.one.ifindex]
@@ -353,9 +359,41 @@ class Attachments:
         observed.pair = self._books.points.take(one.full_name)
         if observed.pair is None:
             return
+        observed.seen_before = self._books.seen(observed.pair)
         self._register(observed.pair, one)
         if not self._table.set(one.ifindex, observed.pair, one.link_bytes):
             self._take_points(observed)
+
+    def _at_attaching(self, observed: _Observed, now: Interface) -> Interface:
+        """The interface with what it had counted when its packets began to meet our programs.
+
+        That is what it has counted by now, less what they have seen of it.
+        """
+        if observed.pair is None:
+            return now
+        one, seen = self._counted(observed.pair, now)
+        return replace(one, counters=one.counters - (seen - observed.seen_before))
+
+    def _at_detaching(self, observed: _Observed, last: Interface) -> Interface:
+        """Detach; the interface with what it had counted when packets ceased to meet our programs.
+
+        One that has gone has said that itself.
+        """
+        if observed.pair is None or self._links.one(last.ifindex) is None:
+            self._detach(observed)
+            return last
+        one, seen = self._counted(observed.pair, last)
+        self._detach(observed)
+        return replace(one, counters=one.counters + (self._books.seen(observed.pair) - seen))
+
+    def _counted(self, pair: Pair, last: Interface) -> tuple[Interface, LinkCounters]:
+        """The interface, and what our programs have seen of it, of one moment or nearly so."""
+        for _ in range(_LOOKS):
+            seen = self._books.seen(pair)
+            one = self._links.one(last.ifindex) or last
+            if self._books.seen(pair) == seen:
+                break
+        return one, seen
 
     def _exchange_points(self, observed: _Observed) -> None:
         """Another pair of points, from one packet to the next."""

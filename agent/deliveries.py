@@ -109,11 +109,14 @@ class Deliveries:
         They count the batch that they will be.
         """
         self._runs[self._run].of(DELIVERY.kind)
-        rows = [
-            self._row(run, kind, waiting.get((run, kind), _NOTHING), is_last=is_last)
-            for run, one in self._runs.items()
-            for kind in one.kinds
-        ]
+        told = [(run, kind) for run, one in self._runs.items() for kind in one.kinds]
+        this_batch = Waiting(1, len(told))
+        rows = []
+        for run, kind in told:
+            is_own = run == self._run
+            this = this_batch if is_own and kind == DELIVERY.kind else _NOTHING
+            waits = waiting.get((run, kind), _NOTHING)
+            rows.append(self._row(run, kind, waits, this, is_last=is_last or not is_own))
         for run in self._runs.keys() - {self._run} - {run for run, _ in waiting}:
             del self._runs[run]
         columns: dict[str, Any] = {
@@ -122,22 +125,21 @@ class Deliveries:
         }
         return typed(DELIVERY, {"time": np.full(len(rows), now_ns, np.int64), **columns})
 
-    def _row(self, run: str, kind: str, waiting: Waiting, *, is_last: bool) -> _Row:
+    def _row(self, run: str, kind: str, waiting: Waiting, this: Waiting, *, is_last: bool) -> _Row:
+        """*this* is the batch that the row will be in, where it is one of the kind itself."""
         made = self._runs[run].kinds[kind]
-        is_own = run == self._run
-        this_one = int(is_own and kind == DELIVERY.kind)
         return _Row(
             of_run=run,
             began=self._runs[run].began_ns,
             of_kind=kind,
-            made=made.batches + this_one,
-            made_rows=made.rows,
+            made=made.batches + this.batches,
+            made_rows=made.rows + this.rows,
             acknowledged=made.batches - waiting.batches - made.lost,
-            spooled=waiting.batches + this_one,
+            spooled=waiting.batches + this.batches,
             lost=made.lost,
             lost_rows=made.lost_rows,
             retried=made.retried,
-            is_last=int(is_last or not is_own),
+            is_last=int(is_last),
         )
 
     def state(self) -> list[Any]:

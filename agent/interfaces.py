@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an interface is, and which of those that there are shall be observed."""
 
+import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fnmatch import fnmatchcase
 
 _GLOB = frozenset("*?[")
@@ -20,6 +21,12 @@ class LinkCounters:
     ingress_bytes: int = 0
     egress_packets: int = 0
     egress_bytes: int = 0
+
+    def __add__(self, other: "LinkCounters") -> "LinkCounters":
+        return LinkCounters(*map(operator.add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: "LinkCounters") -> "LinkCounters":
+        return LinkCounters(*map(operator.sub, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

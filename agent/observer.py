@@ -25,12 +25,13 @@ from agent.buffers import EventBuffer, Open, Position
 from agent.clock import Anchor, Clock
 from agent.columns import Columns, flow_columns, packet_columns, total_columns
 from agent.flowcache import Counted, FlowCache
+from agent.interfaces import LinkCounters
 from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
 from agent.names import DnsReader, TlsReader
 from agent.owners import OwnerLookup
 from agent.plan import Pins
-from agent.points import HookPoints
+from agent.points import HookPoints, Pair
 from agent.rows import Rows, copied, joined
 from agent.socketowners import SocketOwners
 from agent.sockets import SocketBooks, socket_columns
@@ -299,6 +300,16 @@ class Observer:
         for events, rows in taken:
             columns = events.columns(rows, self._points, anchor)
             yield from self._batch(events.kind, columns, anchor)
+
+    def seen(self, pair: Pair) -> LinkCounters:
+        """What the hooks of *pair* have seen until now, as an interface itself may count it."""
+        found = []
+        for point in (pair.ingress, pair.egress):
+            totals = self._totals[:, point]
+            for what in ("packets", "bytes"):
+                seen = totals[f"seen_{what}"].sum(dtype=np.uint64)
+                found.append(int(seen - totals[f"extra_{what}"].sum(dtype=np.uint64)))
+        return LinkCounters(*found)
 
     def _overflow_batches(self, totals: Rows, lost: Lost | None, anchor: Anchor) -> Iterator[Batch]:
         start_ns = self._ledger.started_ns

@@ -217,7 +217,7 @@ def _detach(watch: Watch, pins: Pins) -> None:
 
 def _attach(config: Config, variants: Variants, parts: Parts) -> Attach:
     choice = Choice(config.interface, config.exclude_interface)
-    books = Books(parts.points, parts.ledger, parts.chronicle)
+    books = Books(parts.points, parts.ledger, parts.chronicle, parts.observer.seen)
 
     def attach(namespace: Namespace, links: LinkSocket) -> Attachments:
         variant = variants.of(namespace.netns.label)

@@ -59,6 +59,8 @@ class Stations:
     # What the kernel saw in the interval before the period, and in its last one.
     before: Amount = NOTHING
     latest: Amount = NOTHING
+    # Of `kernel`, what was seen while nobody read the interface's counters.
+    unread: Amount = NOTHING
     is_at_xdp: bool = False
 
 

@@ -4,7 +4,9 @@
 Between the interface and the rows packets are under way while anybody looks: what the interface
 has counted and the hook has not seen yet, and what the hook has seen and no row tells yet.  So these
 stations may differ by what passed in the interval before the period and in its last one, and by
-nothing where those were silent.  From the rows on everything has a number, and must be there.
+nothing where those were silent.  Where programs were removed after their agent had been killed,
+nobody knows what the interface had counted by then.  From the rows on everything has a number, and
+must be there.
 """
 
 from collections.abc import Iterator
@@ -47,8 +49,9 @@ def differences(books: Books) -> list[Difference]:
 
 def _of_one(place: Place, at: Stations, *, is_all: bool) -> Iterator[tuple[str, Amount]]:
     if place.interface != UNKNOWN:
-        yield "interface and kernel", _beyond_edges(_interface_difference(at), at)
-    yield "kernel and rows", _beyond_edges(at.kernel - at.rows, at)
+        between = _interface_difference(at)
+        yield "interface and kernel", _beyond(between, at.before + at.latest + at.unread)
+    yield "kernel and rows", _beyond(at.kernel - at.rows, at.before + at.latest)
     if at.kafka is not None:
         yield "rows and kafka", _unexplained(at.rows - at.kafka, at.lost, is_all=is_all)
     yield "rows and clickhouse", _unexplained(at.rows - at.clickhouse, at.lost, is_all=is_all)
@@ -64,17 +67,12 @@ def _interface_difference(at: Stations) -> Amount:
     return Amount(packets, min((at.interface.bytes - one for one in lengths), key=abs))
 
 
-def _beyond_edges(difference: Amount, at: Stations) -> Amount:
-    """What is more than was under way as the period began and ended."""
+def _beyond(difference: Amount, edges: Amount) -> Amount:
+    """The difference where it is more than what is at the edges, which may be on either side."""
     return Amount(
-        _beyond(difference.packets, at.before.packets, at.latest.packets),
-        _beyond(difference.bytes, at.before.bytes, at.latest.bytes),
+        difference.packets if abs(difference.packets) > edges.packets else 0,
+        difference.bytes if abs(difference.bytes) > edges.bytes else 0,
     )
-
-
-def _beyond(difference: int, before: int, latest: int) -> int:
-    edge = before + latest
-    return 0 if abs(difference) <= edge else difference
 
 
 def _unexplained(missing: Amount, lost: Amount, *, is_all: bool) -> Amount:

@@ -29,10 +29,13 @@ _EDGES = ", ".join(
     for name, when in (("before", "NOT is_in"), ("latest", "is_in"))
     for what in ("packets", "bytes")
 )
+_UNREAD = ", ".join(
+    f"sumIf(seen_{what}, is_in AND link_packets = 0)" for what in ("packets", "bytes")
+)
 # Time is compared with what was the interval's end; its row before the period tells what was under
 # way as that began.
 _LEDGER = f"""
-SELECT node, interface, toString(direction), {_SUMS}, {_EDGES}, max(hook IN ('xdp', 'xdp_generic'))
+SELECT node, interface, toString(direction), {_SUMS}, {_EDGES}, {_UNREAD}, max(hook IN ('xdp', 'xdp_generic'))
 FROM (
     SELECT *, toUnixTimestamp64Nano(end) > {{from:Int64}} AS is_in FROM {DATABASE}.ledger
     WHERE toUnixTimestamp64Nano(end) <= {{until:Int64}} AND time > toDateTime({{earlier:UInt32}}, 'UTC')
@@ -111,7 +114,7 @@ def _take_ledger(books: Books, place: Place, counts: Sequence[int]) -> None:
     amounts = [Amount(*counts[at : at + 2]) for at in range(0, len(counts) - 1, 2)]
     at = books.at(place)
     at.interface, at.kernel, at.extra, at.rows, at.lost, at.overflow = amounts[:6]
-    at.before, at.latest = amounts[6:]
+    at.before, at.latest, at.unread = amounts[6:]
     at.is_at_xdp = bool(counts[-1])
 
 

@@ -14,6 +14,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
 from agent import libbpf
 from schemas.fields import DIRECTIONS
+from tests.chaos.cast import Talker
 from tests.lab.agents import agent
 from tests.lab.capture import capturing, five_tuples, total
 from tests.lab.foreign import TCX_DROP, foreign_tc_program, tcx_program
@@ -46,6 +47,30 @@ def test_rows_add_up_to_the_interface_counters(kafka, dual_wire, tmp_path):
     assert published.sums("egress") == grown.egress
     assert published.five_tuples() == five_tuples(capture)
     assert published.sums("ingress", kind="ledger") == grown.ingress
+
+
+@pytest.mark.parametrize("tc", ["tcx", "clsact"])
+def test_the_books_begin_and_end_with_the_same_packets_as_the_interface(kafka, wire, tc):
+    # While programs come and go, packets are under way.
+    talker = Talker("steady", wire.near, wire.far, packets_per_s=2000)
+    try:
+        with agent("--interface", wire.near.name, "--tc", tc, kafka=kafka) as observed:
+            assert observed.stop() == 0
+        talker.stop()
+    finally:
+        talker.leave()
+    published = read_published(kafka, observed.name)
+    counted = {
+        name: int(published.column("ledger", f"{name}_packets").sum()) for name in ("link", "seen")
+    }
+    told = published.batches["delivery"][-1]
+    is_of_deliveries = published.column("delivery", "of_kind")[-told.rows :] == "delivery"
+    made_rows = published.column("delivery", "made_rows")[-told.rows :][is_of_deliveries]
+
+    assert counted["seen"] > 0
+    # Two counters are read one after the other, twice.
+    assert abs(counted["link"] - counted["seen"]) <= 4
+    assert made_rows.tolist() == [sum(one.rows for one in published.batches["delivery"])]
 
 
 @pytest.mark.parametrize(

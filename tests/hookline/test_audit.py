@@ -87,6 +87,15 @@ def test_what_is_under_way_at_the_edges_is_no_difference():
     assert found(moving) == []
 
 
+def test_what_was_seen_while_nobody_read_the_interface_may_be_missing_there():
+    stations = even(100, interface=counted(92))
+    stations.unread = counted(7)
+    assert found(stations) == [("interface and kernel", -8)]
+
+    stations.unread = counted(8)
+    assert found(stations) == []
+
+
 def test_an_interface_may_count_super_packets_as_one():
     stations = even(100, interface=Amount(60, 100 * BYTES - 40 * 66))
     stations.extra = Amount(40, 40 * 66)

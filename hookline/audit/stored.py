@@ -29,15 +29,23 @@ _EDGES = ", ".join(
     for name, when in (("before", "NOT is_in"), ("latest", "is_in"))
     for what in ("packets", "bytes")
 )
+# With the interval before, at whose end packets were under way too.
 _UNREAD = ", ".join(
-    f"sumIf(seen_{what}, is_in AND link_packets = 0)" for what in ("packets", "bytes")
+    f"sumIf(seen_{what} + seen_{what}_before, is_in AND link_packets = 0)"
+    for what in ("packets", "bytes")
+)
+_BEFORE = ", ".join(
+    f"lagInFrame(seen_{what}) OVER (PARTITION BY node, interface, direction ORDER BY end)"
+    f" AS seen_{what}_before"
+    for what in ("packets", "bytes")
 )
 # Time is compared with what was the interval's end; its row before the period tells what was under
 # way as that began.
 _LEDGER = f"""
 SELECT node, interface, toString(direction), {_SUMS}, {_EDGES}, {_UNREAD}, max(hook IN ('xdp', 'xdp_generic'))
 FROM (
-    SELECT *, toUnixTimestamp64Nano(end) > {{from:Int64}} AS is_in FROM {DATABASE}.ledger
+    SELECT *, {_BEFORE}, toUnixTimestamp64Nano(end) > {{from:Int64}} AS is_in
+    FROM {DATABASE}.ledger
     WHERE toUnixTimestamp64Nano(end) <= {{until:Int64}} AND time > toDateTime({{earlier:UInt32}}, 'UTC')
         AND ({{node:String}} = '' OR node = {{node:String}})
 )

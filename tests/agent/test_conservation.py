@@ -68,8 +68,8 @@ def test_the_books_begin_and_end_with_the_same_packets_as_the_interface(kafka, w
     made_rows = published.column("delivery", "made_rows")[-told.rows :][is_of_deliveries]
 
     assert counted["seen"] > 0
-    # Two counters are read one after the other, twice.
-    assert abs(counted["link"] - counted["seen"]) <= 4
+    # Two counters are read one after the other, at both ends: a moment apart, not a quarter second.
+    assert abs(counted["link"] - counted["seen"]) <= 40
     assert made_rows.tolist() == [sum(one.rows for one in published.batches["delivery"])]
 
 

@@ -117,7 +117,10 @@ def assert_books_balance(published: Published, ingress: tuple, egress: tuple) ->
         published.column("delivery", name).tolist() for name in ("of_run", "of_kind", "made")
     )
     last = dict(zip(zip(of_run, of_kind, strict=True), made, strict=True))
-    assert {key: len(found) for key, found in seqs.items()} == last
+    # One that was killed before anything of it was valid has made nothing.
+    assert {key: len(found) for key, found in seqs.items()} == {
+        key: batches for key, batches in last.items() if batches
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from agent.points import UNKNOWN
 from hookline.audit.books import Amount, Batches, Books, Place, RunAndKind, Stations
 
-# On a veth the driver itself leaves the Ethernet header out, once XDP runs there.
+# Some drivers leave the Ethernet header out of what they count: that of the loopback always
+# (drivers/net/loopback.c, Linux 6.18), and that of a veth once XDP runs there.
 _ETHERNET_BYTES = 14
+_LOOPBACK = "lo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ def differences(books: Books) -> list[Difference]:
 
 def _of_one(place: Place, at: Stations, *, is_all: bool) -> Iterator[tuple[str, Amount]]:
     if place.interface != UNKNOWN:
-        between = _interface_difference(at)
+        is_loopback = place.interface.rpartition("/")[2] == _LOOPBACK
+        between = _interface_difference(at, has_ethernet=not (is_loopback or at.is_at_xdp))
         yield "interface and kernel", _beyond(between, at.before + at.latest + at.unread)
     yield "kernel and rows", _beyond(at.kernel - at.rows, at.before + at.latest)
     if at.kafka is not None:
@@ -57,12 +60,12 @@ def _of_one(place: Place, at: Stations, *, is_all: bool) -> Iterator[tuple[str, 
     yield "rows and clickhouse", _unexplained(at.rows - at.clickhouse, at.lost, is_all=is_all)
 
 
-def _interface_difference(at: Stations) -> Amount:
+def _interface_difference(at: Stations, *, has_ethernet: bool) -> Amount:
     """By the way of counting of this interface, whichever it is."""
     seen, single = at.kernel, at.kernel - at.extra
     packets = min((at.interface.packets - one.packets for one in (seen, single)), key=abs)
     lengths = [seen.bytes, single.bytes]
-    if at.is_at_xdp:
+    if not has_ethernet:
         lengths += [one.bytes - _ETHERNET_BYTES * one.packets for one in (seen, single)]
     return Amount(packets, min((at.interface.bytes - one for one in lengths), key=abs))
 

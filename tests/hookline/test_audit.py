@@ -111,6 +111,14 @@ def test_a_veth_with_xdp_leaves_out_the_ethernet_header():
     assert found(stations) == []
 
 
+def test_the_loopback_leaves_out_the_ethernet_header():
+    books = Books(0, 2, {Place("web-1", "blue/lo", "egress"): even(100)})
+    (at,) = books.stations.values()
+    at.interface = Amount(100, 100 * (BYTES - 14))
+
+    assert differences(books) == []
+
+
 def test_what_was_given_up_explains_what_is_missing_and_no_more():
     stations = even(100, clickhouse=counted(90), kafka=counted(90), lost=counted(10))
     assert found(stations) == []

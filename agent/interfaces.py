@@ -26,7 +26,9 @@ class LinkCounters:
         return LinkCounters(*map(operator.add, astuple(self), astuple(other)))
 
     def __sub__(self, other: "LinkCounters") -> "LinkCounters":
-        return LinkCounters(*map(operator.sub, astuple(self), astuple(other)))
+        """Never less than nothing: some drivers bring their counters up to date now and then."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return LinkCounters(*(max(one - less, 0) for one, less in pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,13 @@ def test_a_link_that_was_made_anew_does_not_count_backwards():
     assert columns["link_packets"].tolist() == [0, 0]
 
 
+def test_an_interface_whose_counters_come_late_began_with_nothing():
+    seen = LinkCounters(5, 300, 7, 420)
+
+    assert LinkCounters(5, 230, 9, 500) - seen == LinkCounters(0, 0, 2, 80)
+    assert seen + seen - seen == seen
+
+
 def test_what_overflowed_is_reported_less_what_was_reported_of_it():
     ledger = a_ledger()
     reading = totals(cpus=1, overflow_packets=(0, 9, 4), overflow_bytes=(0, 900, 400))

@@ -18,7 +18,7 @@ from schemas.rules.intervals import (
     prefixes_of,
 )
 from schemas.rules.rule import Rule, meaning_of
-from schemas.rules.spaces import EVERYWHERE, Glob, Space, cut, merged, narrowed
+from schemas.rules.spaces import EVERYWHERE, Glob, Space, cut, narrowed
 
 ALL_PORTS = EVERYWHERE.src_ports
 ALL_ICMP = EVERYWHERE.icmp
@@ -58,8 +58,8 @@ def boxes_of(rule: Rule) -> tuple[Box, ...]:
         src=addresses_of(rule.src) if rule.src else ANYWHERE,
         dst=addresses_of(rule.dst) if rule.dst else ANYWHERE,
     )
-    spaces = [cut(space, lists) for space in meaning_of(rule.match)]
-    return boxes_from([space for space in spaces if space])
+    cuts = [cut(space, lists) for space in meaning_of(rule.match)]
+    return boxes_from([narrowed(space) for space in cuts if space])
 
 
 def boxes_from(spaces: list[Space]) -> tuple[Box, ...]:
@@ -73,7 +73,7 @@ def boxes_from(spaces: list[Space]) -> tuple[Box, ...]:
             interfaces=tuple(sorted(space.interfaces)),
             **{name: getattr(space, name) for name in Space._fields[2:-1]},
         )
-        for space in merged([narrowed(space) for space in spaces])
+        for space in spaces
     )
 
 

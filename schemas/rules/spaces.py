@@ -126,7 +126,7 @@ def spaces_of(tree: Filter) -> list[Space]:
     for column, (term, advice) in _NOT_IN_RULES.items():
         if column in asked:
             raise MeaningError(f"{term!r} cannot be asked in rules: {advice}")
-    return _spaces(tree, is_wanted=True)
+    return merged([narrowed(space) for space in _spaces(tree, is_wanted=True)])
 
 
 def _spaces(tree: Filter, *, is_wanted: bool) -> list[Space]:

@@ -15,7 +15,7 @@ from agent.config import Config
 from agent.deliveries import Deliveries
 from agent.journal import Identity, Journal
 from agent.ledger import Ledger
-from agent.maps import SharedMaps, socket_totals
+from agent.maps import SharedMaps, mapped_array, socket_totals
 from agent.metrics import listen
 from agent.observer import Observer
 from agent.outbox import Outbox
@@ -24,6 +24,11 @@ from agent.plan import Plan, Report
 from agent.points import HookPoints
 from agent.publisher import Publisher
 from agent.register import Register
+from agent.rules.allowed import AllowList, ssh_ports
+from agent.rules.keeper import Keeper
+from agent.rules.kernel import KernelRules
+from agent.rules.record import RecordFile
+from agent.rules.rows import RuleRows
 from agent.sockets import SocketBooks
 from agent.succession import Predecessors
 from agent.survey import first_lookup
@@ -47,6 +52,8 @@ class Parts:
     outbox: Outbox
     publisher: Publisher
     journal: Journal
+    keeper: Keeper
+    rule_rows: RuleRows
 
 
 async def assemble(
@@ -71,6 +78,15 @@ async def assemble(
     socket_books = SocketBooks(socket_totals(plan)) if report.has_sockets else None
     maps = SharedMaps.of(plan)
     clock = KernelClock(plan.pins, maps.clock)
+    publisher = Publisher(config.as_broker, list(outbox.logs.values()), deliveries.note_retried)
+    keeper = Keeper(
+        KernelRules(plan.pins, plan.sizes, partial(mapped_array, plan.pins)),
+        RecordFile(config.rules_file),
+        plan.layout,
+        allow_list=AllowList(config.never_drop, lambda: publisher.brokers, ssh_ports()),
+        points=points,
+        anchor=clock.anchor,
+    )
     observer = Observer(
         plan.pins,
         points,
@@ -81,9 +97,9 @@ async def assemble(
         open_buffer=partial(open_buffer, plan.pins, plan.sizes),
         owners=owners,
         socket_books=socket_books,
+        name_of_rule=keeper.name_of,
     )
     predecessors.hand_over(outbox, deliveries, observer)
-    publisher = Publisher(config.as_broker, list(outbox.logs.values()), deliveries.note_retried)
     journal = Journal(
         outbox,
         Checkpoint(plan.pins, plan.sizes.slots),
@@ -106,6 +122,8 @@ async def assemble(
         outbox=outbox,
         publisher=publisher,
         journal=journal,
+        keeper=keeper,
+        rule_rows=RuleRows(),
     )
 
 

@@ -43,6 +43,11 @@ class Anchor:
         age_ns = np.maximum(age_ticks - 1, 0) * self.tick_ns
         return np.int64(self.wall_ns) - age_ns.astype(np.int64)
 
+    def jiffies_at(self, wall_ns: int) -> int:
+        """The first tick that surely begins behind a wall time; 1 for times before the boot."""
+        # The present one has begun at some time before now.
+        return max(self.jiffies + 2 + (wall_ns - self.wall_ns) // self.tick_ns, 1)
+
     def as_map(self) -> Mapping[str, int]:
         return {"monotonic_ns": self.monotonic_ns, "wall_ns": self.wall_ns}
 

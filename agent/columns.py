@@ -42,7 +42,7 @@ def flow_columns(
     columns: dict[str, Any] = {
         "time": start_ns,
         "end": end_ns,
-        **_identity(slots, points, contexts),
+        **identity(slots, points, contexts),
         "packets": np.where(is_copy, 0, counted.packets),
         "bytes": np.where(is_copy, 0, counted.bytes),
         "inner_packets": np.where(is_copy, counted.packets, 0),
@@ -83,7 +83,7 @@ def packet_columns(contexts: Rows, events: Rows, points: HookPoints, anchor: Anc
         PACKET,
         {
             "time": anchor.wall_from_monotonic(events["seen_ns"]),
-            **_identity(events, points, contexts),
+            **identity(events, points, contexts),
             **{
                 name: events[name]
                 for name in ("hop_limit", "reason", "packets", "bytes", "header_bytes", "header")
@@ -92,7 +92,7 @@ def packet_columns(contexts: Rows, events: Rows, points: HookPoints, anchor: Anc
     )
 
 
-def _identity(rows: Rows, points: HookPoints, contexts: Rows) -> dict[str, Any]:
+def identity(rows: Rows, points: HookPoints, contexts: Rows) -> dict[str, Any]:
     """The columns that a slot's or an event's key holds."""
     around = surroundings(rows["lane"], contexts)
     shape = around.pop("shape")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from agent.rules.allowed import never_dropped
 from service.broker import Broker, BrokerOptions
 from service.logs import LEVELS
 from service.options import ConfigError, host_and_port, option
@@ -27,6 +28,7 @@ LEAST_SPOOL_BYTES = 8 << 20
 ON_STOP = ("keep", "detach")
 
 CAPTURE = "capture"
+RULES = "rules"
 KERNEL = "kernel memory"
 SPOOL = "spool"
 PROCESS = "process"
@@ -147,6 +149,15 @@ class Config(BrokerOptions):
         metavar="PATH",
     )
 
+    never_drop: tuple[str, ...] = option(
+        (),
+        "network from which this node is managed, or HOST:PORT of a server that it needs, such as"
+        " ClickHouse: no rule cuts it off; repeatable.  The brokers and the SSH sessions of the"
+        " moment are found out",
+        group=RULES,
+        metavar="CIDR|HOST:PORT",
+    )
+
     flow_slots: int = option(
         1 << 18,
         "flows that the kernel keeps, all CPUs together, at 144 bytes each; rounded up to a power"
@@ -225,6 +236,11 @@ class Config(BrokerOptions):
         return Path(self.spool) / self.name
 
     @property
+    def rules_file(self) -> Path:
+        """Where this agent keeps its rules."""
+        return self.spool_folder / "rules"
+
+    @property
     def as_broker(self) -> Broker:
         """The brokers, as this agent reaches them."""
         return self.broker(f"hookline-agent-{self.node}")
@@ -241,6 +257,7 @@ class Config(BrokerOptions):
             raise ConfigError(
                 f"max_interfaces is {self.max_interfaces}; it must be 1 to {MAX_INTERFACES}"
             )
+        never_dropped(self.never_drop)
         if self.spool_bytes < LEAST_SPOOL_BYTES:
             raise ConfigError(
                 f"spool_bytes is {self.spool_bytes}; it must be at least {LEAST_SPOOL_BYTES}"

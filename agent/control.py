@@ -22,11 +22,13 @@ from agent.interfaces import Interface
 from agent.ownership import Look, owners_of
 from agent.points import HookPoints
 from agent.programs import LOCKS
+from agent.rules.orders import RuleOrders
 from schemas.fields import DIRECTIONS
 from schemas.filter.grammar import parse
 from schemas.filter.tree import EVERYTHING, Filter, Like, both
 from schemas.filter.tree import Any as AnyOf
 from schemas.filter.words import FilterError
+from schemas.rules.rule import RuleError
 from service.messages import (
     LENGTH_BYTES,
     Message,
@@ -55,6 +57,7 @@ class Control:
     def __init__(
         self,
         captures: Captures,
+        rules: RuleOrders,
         points: Callable[[], list[Message]],
         owners: Look,
         state: Callable[[], Message],
@@ -65,6 +68,7 @@ class Control:
         """
         self._state = state
         self._captures = captures
+        self._rules = rules
         self._points = points
         self._owners = owners
         self._clients: set[asyncio.Task[None]] = set()
@@ -100,11 +104,9 @@ class Control:
                 await self._obey(peer)
             except (MessageError, ConnectionError) as error:
                 log.warning("a client was cut off", extra={"reason": str(error)})
-            except CaptureError as error:
-                code = _REFUSED if isinstance(error, RefusedError) else _FAILED
-                # Who has left meanwhile need not hear of it.
-                with contextlib.suppress(ConnectionError):
-                    await _say(peer, {"error": str(error), "code": code})
+            except (CaptureError, RuleError) as error:
+                is_refused = isinstance(error, RefusedError | RuleError)
+                await _tell_error(peer, str(error), _REFUSED if is_refused else _FAILED)
 
     async def _obey(self, peer: socket.socket) -> None:
         order = await _hear(peer)
@@ -112,6 +114,9 @@ class Control:
             return
         if (order.get("v"), order.get("do")) == (VERSION, "state"):
             await _say(peer, {"ok": True, **self._state()})
+            return
+        if order.get("v") == VERSION and order.get("do") in ("rules", "rules-change"):
+            await self._obey_about_rules(peer, order)
             return
         if order.get("v") != VERSION or order.get("do") != "capture":
             raise RefusedError(
@@ -131,6 +136,16 @@ class Control:
             await asyncio.shield(self._captures.stop(capture))
         with contextlib.suppress(ConnectionError):
             await _say(peer, {"ok": True})
+
+    async def _obey_about_rules(self, peer: socket.socket, order: Message) -> None:
+        try:
+            answer = await (
+                self._rules.listed() if order["do"] == "rules" else self._rules.change(order)
+            )
+        except OSError as error:
+            await _tell_error(peer, f"the rules are as they were: {error}", _FAILED)
+        else:
+            await _say(peer, {"ok": True, **answer})
 
     def _globs_of(self, order: Message) -> list[str]:
         """The interfaces that the order names; an empty list stands for all."""
@@ -224,6 +239,12 @@ def _number(order: Message, name: str) -> int:
     if not isinstance(value, int):
         raise RefusedError(f"the order lacks the number {name}")
     return value
+
+
+async def _tell_error(peer: socket.socket, text: str, code: int) -> None:
+    # Who has left meanwhile need not hear of it.
+    with contextlib.suppress(ConnectionError):
+        await _say(peer, {"error": text, "code": code})
 
 
 async def _say(peer: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:

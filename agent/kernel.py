@@ -15,6 +15,7 @@ from agent.compiled import Compilation, DamagedError, files_now, key_of
 from agent.compiler import compiled, compiler_files
 from agent.images import Image
 from agent.plan import LoadError, Plan, remove_all
+from agent.rules.tries import TRIES, make_tries
 from agent.sources import Source, code_of, options, seeds_used
 
 
@@ -81,6 +82,9 @@ def _load(
 ) -> Loaded:
     if has_own_tails:
         made = made.with_own(source.tails)
+    # What its elements are like is nothing that the compiler tells of a map.
+    if TRIES in source.maps:
+        make_tries(plan.pins)
     maps, programs = made.load(source, plan.pins, code_of(source, plan), plan.seeds)
     seeded = {name: image.seeded(plan.seeds) for name, image in made.programs.items()}
     return Loaded(maps, programs, seeded, tuple(cache.warnings))

@@ -40,6 +40,8 @@ _PASSED_ON = (
     "lost_tls_hellos",
     "extra_packets",
     "extra_bytes",
+    "dropped_packets",
+    "dropped_bytes",
 )
 # Counted here, kind by kind.
 _REJECTED = {"dns": "rejected_dns_messages", "tls": "rejected_tls_hellos"}

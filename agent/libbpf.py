@@ -23,6 +23,7 @@ BPF_TCX_EGRESS = 47
 BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chain
 
 # enum bpf_map_type and enum bpf_link_type, in the same file.
+MAP_LPM_TRIE = 11
 MAP_ARRAY_OF_MAPS = 12
 MAP_SK_STORAGE = 24
 MAP_RINGBUF = 27
@@ -33,6 +34,7 @@ LINK_XDP = 6
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 
+_ENOTSUPP = 524  # include/linux/errno.h; the C library does not know it
 _MOST_PROGRAMS = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 
 # enum bpf_map_type, enum bpf_prog_type
@@ -45,6 +47,7 @@ PROGRAM_TYPES = {
     "SOCK_OPS": 13,
     "CGROUP_SOCK_ADDR": 18,
 }
+BPF_F_NO_PREALLOC = 1 << 0
 _BPF_F_MMAPABLE = 1 << 10
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 
@@ -152,6 +155,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_link_update": (ctypes.c_int, ctypes.c_int, _Pointer),
     "bpf_map_delete_elem": (ctypes.c_int, _Pointer),
     "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
+    "bpf_map_update_batch": (ctypes.c_int, _Pointer, _Pointer, _Pointer, _Pointer),
     "bpf_prog_test_run_opts": (ctypes.c_int, _Pointer),
 }
 
@@ -258,15 +262,20 @@ def has_ring_buffers() -> bool:
     return True
 
 
+def create_array_of_maps(pattern_fd: int, count: int) -> int:
+    """A new array whose elements are maps like that of the descriptor, or nothing."""
+    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), inner_map_fd=pattern_fd)
+    return _call(
+        *("bpf_map_create", "array of maps", MAP_ARRAY_OF_MAPS, b"hookline_maps"),
+        *(4, 4, count, ctypes.byref(options)),
+    )
+
+
 def create_array_of_rings(count: int) -> int:
     """A new array whose elements are ring buffers, or nothing."""
     pattern = create_ring(os.sysconf("SC_PAGE_SIZE"))
-    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), inner_map_fd=pattern)
     try:
-        return _call(
-            *("bpf_map_create", "array of rings", MAP_ARRAY_OF_MAPS, b"hookline_rings"),
-            *(4, 4, count, ctypes.byref(options)),
-        )
+        return create_array_of_maps(pattern, count)
     finally:
         os.close(pattern)
 
@@ -404,6 +413,35 @@ def update_element(map_fd: int, key: int, value: bytes) -> None:
     """Set one element of an array; the key is its index."""
     index = ctypes.c_uint32(key)
     _call("bpf_map_update_elem", f"key {key}", map_fd, ctypes.byref(index), value, 0)
+
+
+def update_elements(map_fd: int, keys: NDArray[Any], values: NDArray[Any]) -> None:
+    """Set many elements of a map at once: rows of *keys* and *values* are as the kernel has them.
+
+    One by one where the kernel cannot do it for this type of map (tries before Linux v5.14).
+    """
+    keys, values = np.ascontiguousarray(keys), np.ascontiguousarray(values)
+    if not len(keys):
+        return
+    count = ctypes.c_uint32(len(keys))
+    try:
+        _call(
+            *("bpf_map_update_batch", f"{len(keys)} keys", map_fd),
+            *(keys.ctypes.data, values.ctypes.data, ctypes.byref(count), None),
+        )
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
+            raise
+        _update_one_by_one(map_fd, keys, values)
+
+
+def _update_one_by_one(map_fd: int, keys: NDArray[Any], values: NDArray[Any]) -> None:
+    update = _libbpf.bpf_map_update_elem
+    key, value = keys.ctypes.data, values.ctypes.data
+    for number in range(len(keys)):
+        at = number * keys.itemsize, number * values.itemsize
+        if (result := update(map_fd, key + at[0], value + at[1], 0)) < 0:
+            raise OSError(-result, f"bpf_map_update_elem: {os.strerror(-result)}", f"key {number}")
 
 
 def delete_element(map_fd: int, key: int) -> None:

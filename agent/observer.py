@@ -32,7 +32,8 @@ from agent.names import DnsReader, TlsReader
 from agent.owners import OwnerLookup
 from agent.plan import Pins
 from agent.points import HookPoints, Pair
-from agent.rows import Rows, copied, joined
+from agent.rows import Rows, chosen, copied, joined
+from agent.rules.rows import drop_columns, is_refusal
 from agent.socketowners import SocketOwners
 from agent.sockets import SocketBooks, socket_columns
 from agent.surroundings import copies
@@ -56,13 +57,22 @@ _SETTLE_SECONDS = 0.05
 _LATE_NS = 1_000_000_000
 
 
+ColumnsOf = Callable[[Rows, HookPoints, Anchor], Columns]
+
+
 @dataclass(slots=True)
 class Events:
-    """One kind of event on its way from the kernel's buffer to records of the same kind."""
+    """One kind of event on its way from the kernel's buffer to records of the same kind.
+
+    *others* are kinds that some of the events belong to instead: which, and their columns.
+    """
 
     kind: str
     buffer: EventBuffer
-    columns: Callable[[Rows, HookPoints, Anchor], Columns]
+    columns: ColumnsOf
+    others: Mapping[str, tuple[Callable[[Rows], NDArray[np.bool_]], ColumnsOf]] = field(
+        default_factory=dict
+    )
     # Whether there are columns although nothing waits here.
     is_held: Callable[[], bool] = lambda: False
     # What else is to be done with events as they come.
@@ -85,6 +95,17 @@ class Events:
             return self.buffer.drain(limit=0)
         return joined(waiting) if waiting else None
 
+    def records(
+        self, rows: Rows, points: HookPoints, anchor: Anchor
+    ) -> Iterator[tuple[str, Columns]]:
+        """The columns of each kind that *rows* become."""
+        for kind, (belong, columns) in self.others.items():
+            if (is_one := belong(rows)).any():
+                yield kind, columns(chosen(rows, is_one), points, anchor)
+                rows = chosen(rows, ~is_one)
+        if len(rows) or self.is_held():
+            yield self.kind, self.columns(rows, points, anchor)
+
 
 class Observer:
     """Reads one agent's kernel memory.  Nothing here waits for Kafka."""
@@ -101,7 +122,9 @@ class Observer:
         open_buffer: Open,
         owners: OwnerLookup | None = None,
         socket_books: SocketBooks | None = None,
+        name_of_rule: Callable[[int], str] = lambda _: "",
     ) -> None:
+        """*name_of_rule* tells which rule is counted in a slot."""
         self._points = points
         self._batcher = batcher
         self._ledger = ledger
@@ -117,7 +140,15 @@ class Observer:
         # Packets and bytes of the evictions that were drained, by hook point.
         self._evicted = np.zeros((2, points.capacity), np.uint64)
         packets = partial(packet_columns, maps.contexts)
-        self._events = [Events("packet", open_buffer("packets", PACKET_EVENT), packets)]
+        drops = partial(drop_columns, name_of_rule, maps.contexts)
+        self._events = [
+            Events(
+                "packet",
+                open_buffer("packets", PACKET_EVENT),
+                packets,
+                {"drop": (is_refusal, drops)},
+            )
+        ]
         self._has_settled = False
         self._socket_books = socket_books
         self._socket_owners: SocketOwners | None = None
@@ -142,7 +173,7 @@ class Observer:
             self._events.append(Events("dns", self._open("dns", DNS_EVENT), reader.columns))
         if pins.map("tls").exists():
             hellos, is_held = self._open("tls", TLS_EVENT), self._hellos.is_waiting
-            self._events.append(Events("tls", hellos, self._hellos.columns, is_held))
+            self._events.append(Events("tls", hellos, self._hellos.columns, is_held=is_held))
 
     def drain(self) -> Iterator[Batch]:
         """Empty the event buffers; batches come out when there is much."""
@@ -298,8 +329,8 @@ class Observer:
                 self._ledger.book_rows(point[is_counted], *counts)
                 yield from self._batch("flow", columns, anchor)
         for events, rows in taken:
-            columns = events.columns(rows, self._points, anchor)
-            yield from self._batch(events.kind, columns, anchor)
+            for kind, columns in events.records(rows, self._points, anchor):
+                yield from self._batch(kind, columns, anchor)
 
     def seen(self, pair: Pair) -> LinkCounters:
         """What the hooks of *pair* have seen until now, as an interface itself may count it."""

@@ -33,6 +33,7 @@ from agent.plan import Pins, Plan, Report, remove_all
 from agent.planning import plan_of
 from agent.privileges import give_up_privileges
 from agent.programs import load, sole_agent
+from agent.rules.orders import RuleOrders
 from agent.succession import Predecessors, succeed
 from agent.survey import Events, keep_informed, name_cgroups
 from agent.variants import Compiled, Variants
@@ -88,6 +89,8 @@ async def _run(config: Config, plan: Plan, watch: Watch, outbox: Outbox, stop: S
             config.netns, lists_sockets=parts.owners is not None and not is_told_of_all
         )
         serve_metrics(config, parts)
+        await parts.keeper.begin()
+        parts.points.on_named = parts.keeper.follow
         variants = await _begin(config, parts, watch, predecessors)
     except BaseException:
         # What others have left counts on; what is new has told nobody anything.
@@ -123,6 +126,7 @@ async def _observe_until(
     captures = Captures(parts.plan, variants, names=parts.points.names, swap=watch.swap)
     control = Control(
         captures,
+        RuleOrders(parts.keeper),
         lambda: describe(parts.points, watch.interfaces),
         parts.observer.owners_of,
         lambda: {
@@ -135,6 +139,7 @@ async def _observe_until(
     async with (
         _informed(parts.owners, _events(config, parts.report)),
         _synced(parts.outbox, config.spool_sync),
+        parts.keeper.keeping(),
         control.listening(socket_path(config.name)),
     ):
         log.info(
@@ -181,6 +186,7 @@ async def _name(owners: OwnerLookup | None) -> None:
 def _close_interval(parts: Parts, *, is_last: bool = False) -> None:
     parts.journal.make_room(parts.ledger)
     batches = list(parts.observer.close_interval(is_last=is_last))
+    batches += _rule_batches(parts)
     batches += _interface_batches(parts)
     parts.journal.close(batches, parts.observer, is_last=is_last)
 
@@ -188,6 +194,14 @@ def _close_interval(parts: Parts, *, is_last: bool = False) -> None:
 def _interface_batches(parts: Parts) -> list[Batch]:
     columns = parts.chronicle.take()
     return [] if columns is None else list(parts.observer.batches("interface", columns))
+
+
+def _rule_batches(parts: Parts) -> list[Batch]:
+    keeper = parts.keeper
+    columns = parts.rule_rows.columns(
+        keeper.rules, keeper.counted(), keeper.take_left(), time.time_ns()
+    )
+    return [] if columns is None else list(parts.observer.batches("rule", columns))
 
 
 async def _end(

@@ -7,7 +7,7 @@ it waits until whole intervals have reported all of that under its old name.  Sl
 flows after that harm nobody: only what they count from then on is reported again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class HookPoints:
         self.directions = np.full(capacity, DIRECTIONS["ingress"], np.uint8)
         self.directions[FIRST_POINT + 1 :: 2] = DIRECTIONS["egress"]
         self.register = register or Register(pair_count(capacity))
+        # Called when points stand for another interface than before, which is not attached yet.
+        self.on_named: Callable[[], None] = lambda: None
         self._taken: dict[Pair, str] = {}
         self._settling: dict[Pair, int] = {}
         # By half of the point; replaced, never changed, since batches keep it.
@@ -98,6 +100,7 @@ class HookPoints:
         names = [*self._names, *[""] * (place + 1 - len(self._names))]
         names[place] = name
         self._names = tuple(names)
+        self.on_named()
 
     def give_back(self, pair: Pair) -> None:
         """Its interface has gone, or has another pair now; nothing sends its packets here."""

@@ -18,6 +18,7 @@ from agent.spool import Entry, Name
 from schemas.catalogue import RECORD_OF_KIND
 from service.broker import Broker, BrokerUnavailable, one_line
 from service.logs import quiet_kafka_client
+from service.options import host_and_port
 from service.reach import reach
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Publisher:
         self._on_retry = on_retry
         self._added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._producer: AIOKafkaProducer | None = None
         self.published_batches_total = 0
         self.published_rows_total = 0
         self.published_bytes_total = 0
@@ -70,6 +72,13 @@ class Publisher:
     def more_waits(self) -> None:
         """Send what has been added."""
         self._added.set()
+
+    @property
+    def brokers(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of every broker: of those to start from, and of those they have named."""
+        first = [host_and_port(one.strip(), "kafka") for one in self._broker.addresses.split(",")]
+        named = self._producer.client.cluster.brokers() if self._producer else ()
+        return (*first, *((one.host, one.port) for one in named))
 
     @property
     def is_idle(self) -> bool:
@@ -92,7 +101,7 @@ class Publisher:
     async def _run(self) -> None:
         while True:
             quiet_kafka_client(quiet=True)
-            producer = await self._connect()
+            self._producer = producer = await self._connect()
             quiet_kafka_client(quiet=False)
             try:
                 await self._publish(producer)

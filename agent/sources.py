@@ -63,6 +63,21 @@ class Source:
         return [*wanted, *self.jumbo_programs]
 
 
+# Those that agents write and read (agent/rules); all of bpf/rules.bpf.h is in no other.
+RULE_MAPS = (
+    "rule_control",
+    "rule_sets",
+    "rule_masks",
+    "rule_entries",
+    "rule_ranks",
+    "rule_books",
+    "rule_buckets",
+    "rule_sources",
+    "rule_tries",
+)
+# Whose limits are kept apart, where every source has its own; the longest unseen make room.
+LIMITED_SOURCES = 1 << 15
+
 FLOW = Source(
     "flow.bpf.c",
     {
@@ -71,6 +86,8 @@ FLOW = Source(
         "hook_egress": "SCHED_CLS",
         "unusual_xdp": "XDP",
         "unusual_tc": "SCHED_CLS",
+        "rules_xdp": "XDP",
+        "rules_tc": "SCHED_CLS",
         "hook_clock": "SCHED_CLS",
     },
     (
@@ -82,8 +99,9 @@ FLOW = Source(
         "agent_clock",
         "evictions",
         "packets",
+        *RULE_MAPS,
     ),
-    {"xdp_tails": ("unusual_xdp",), "tc_tails": ("unusual_tc",)},
+    {"xdp_tails": ("unusual_xdp", "rules_xdp"), "tc_tails": ("unusual_tc", "rules_tc")},
 )
 
 
@@ -165,6 +183,7 @@ def options(plan: Plan) -> list[str]:
         "UPDATE_TICKS": plan.socket_ticks,
         "DNS": int(bool(plan.dns_ports)),
         "TLS": int(plan.tls),
+        "LIMITED_SOURCES": LIMITED_SOURCES,
         "REPLAY": int(plan.is_replay),
         "REPLAY_TICK_NS": REPLAY_TICK_NS,
     }

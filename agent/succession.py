@@ -31,8 +31,11 @@ from agent.owners import OwnerLookup
 from agent.plan import Pins, Plan, Report, Sizes
 from agent.points import HookPoints, Pair, pair_of
 from agent.register import REGISTER, Register, pair_count
+from agent.rows import Rows
+from agent.rules.keeper import Keeper
 from agent.socket_hooks import SOCKETS
 from agent.translation import Translation
+from schemas.refusal import RULE_BOOKS
 from schemas.succession import FLOW_REPORTED, HOOK_PAIR
 from schemas.wire import Batch
 
@@ -60,6 +63,8 @@ class Parts(Protocol):
     def observer(self) -> Observer: ...
     @property
     def journal(self) -> Journal: ...
+    @property
+    def keeper(self) -> Keeper: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,17 @@ class Estate:
     @property
     def sizes(self) -> Sizes:
         return Sizes(**self.saved.content["sizes"])
+
+    def rule_books(self) -> Rows | None:
+        """What its rules had counted, (cpus, slots); None: it knew of no rules."""
+        path = self.pins.map("rule_books")
+        translation = Translation(self.saved.content["description"])
+        if not path.exists():
+            return None
+        with libbpf.opened(path) as fd:
+            count = libbpf.array_bytes(fd) // translation.dtype(RULE_BOOKS).itemsize
+        books = translation.mapped(self.pins, path.name, RULE_BOOKS, count)
+        return books.reshape(self.sizes.cpus, -1)
 
     @property
     def drained(self) -> list[str]:
@@ -215,6 +231,8 @@ def succeed(
             owners=parts.owners,
         )
         parts.journal.tell_of(estate.pins.layout, list(batches), parts.observer)
+        if (counted := estate.rule_books()) is not None:
+            parts.keeper.carry_over(estate.pins.layout, counted)
         estate.pins.remove()
 
 

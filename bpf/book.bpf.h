@@ -66,7 +66,7 @@ static __always_inline void book(void *ctx, const bool is_xdp, struct hook_total
 	if (is_new)
 		books->new_flows++;
 	if (is_new && SAMPLE_FIRST)
-		sample(ctx, is_xdp, books, packet, REASON_FIRST);
+		sample(ctx, is_xdp, books, packet, REASON_FIRST, 0);
 	else if (is_sampled(books))
-		sample(ctx, is_xdp, books, packet, REASON_SAMPLED);
+		sample(ctx, is_xdp, books, packet, REASON_SAMPLED, 0);
 }

@@ -16,6 +16,16 @@
 
 #define TLS_HELLO_BYTES 4096
 
+#define RULE_SETS 2
+
+#define RULE_BOXES 128
+
+#define RULE_SLOTS 16384
+
+#define RULE_MASKS 139904
+
+#define RULE_PRICE_SHIFT 16
+
 enum shape {
 	SHAPE_OTHER = 0,
 	SHAPE_IPV4 = 1,
@@ -40,6 +50,8 @@ enum tunnel {
 enum reason {
 	REASON_SAMPLED = 1,
 	REASON_FIRST = 2,
+	REASON_REFUSED = 3,
+	REASON_OBSERVED = 4,
 };
 
 enum event {
@@ -65,6 +77,33 @@ enum ending {
 	ENDING_ABORTED = 4,
 	ENDING_TIMEOUT = 5,
 	ENDING_FAILED = 6,
+};
+
+enum rule_action {
+	RULE_ACTION_DROP = 1,
+	RULE_ACTION_LIMIT = 2,
+	RULE_ACTION_PASS = 3,
+};
+
+enum rule_unit {
+	RULE_UNIT_PACKETS = 0,
+	RULE_UNIT_BYTES = 1,
+};
+
+enum rule_side {
+	RULE_SIDE_SRC = 0,
+	RULE_SIDE_DST = 1,
+};
+
+enum rule_part {
+	RULE_PART_PROTOCOL = 0,
+	RULE_PART_FLAGS = 256,
+	RULE_PART_DSCP = 512,
+	RULE_PART_VERSION = 576,
+	RULE_PART_VLAN = 640,
+	RULE_PART_POINT = 4736,
+	RULE_PART_SRC_PORT = 8832,
+	RULE_PART_DST_PORT = 74368,
 };
 
 /* lane: where a packet was seen and how it was marked: the part of a flow's key
@@ -277,7 +316,9 @@ struct packet_event {
 	__u16 packets;
 	/* how many bytes of `header` were captured */
 	__u8 header_bytes;
-	__u8 reserved13[5];
+	__u8 reserved13;
+	/* of the rule that refused the packet or would have */
+	__u32 rule_slot;
 	/* the first bytes of the frame, zero filled */
 	__u8 header[96];
 };
@@ -296,6 +337,7 @@ _Static_assert(__builtin_offsetof(struct packet_event, bytes) == 52, "bytes");
 _Static_assert(__builtin_offsetof(struct packet_event, packets) == 56, "packets");
 _Static_assert(__builtin_offsetof(struct packet_event, header_bytes) == 58, "header_bytes");
 _Static_assert(__builtin_offsetof(struct packet_event, reserved13) == 59, "reserved13");
+_Static_assert(__builtin_offsetof(struct packet_event, rule_slot) == 60, "rule_slot");
 _Static_assert(__builtin_offsetof(struct packet_event, header) == 64, "header");
 
 /* What became of one socket, as it goes through the ring buffer. */
@@ -510,7 +552,11 @@ struct hook_totals {
 	__u64 evicted_packets;
 	/* bytes of those */
 	__u64 evicted_bytes;
-	__u8 reserved21[24];
+	/* of `seen_packets`, those that a rule refused: they went no further */
+	__u64 dropped_packets;
+	/* bytes of `dropped_packets` */
+	__u64 dropped_bytes;
+	__u8 reserved23[8];
 };
 _Static_assert(sizeof(struct hook_totals) == 192, "size");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_packets) == 0, "seen_packets");
@@ -534,7 +580,9 @@ _Static_assert(__builtin_offsetof(struct hook_totals, extra_packets) == 136, "ex
 _Static_assert(__builtin_offsetof(struct hook_totals, extra_bytes) == 144, "extra_bytes");
 _Static_assert(__builtin_offsetof(struct hook_totals, evicted_packets) == 152, "evicted_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, evicted_bytes) == 160, "evicted_bytes");
-_Static_assert(__builtin_offsetof(struct hook_totals, reserved21) == 168, "reserved21");
+_Static_assert(__builtin_offsetof(struct hook_totals, dropped_packets) == 168, "dropped_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, dropped_bytes) == 176, "dropped_bytes");
+_Static_assert(__builtin_offsetof(struct hook_totals, reserved23) == 184, "reserved23");
 
 /* How many socket events one CPU has reported. */
 struct socket_totals {
@@ -634,3 +682,155 @@ _Static_assert(__builtin_offsetof(struct capture_books, seen_packets) == 0, "see
 _Static_assert(__builtin_offsetof(struct capture_books, matched_packets) == 8, "matched_packets");
 _Static_assert(__builtin_offsetof(struct capture_books, lost_packets) == 16, "lost_packets");
 _Static_assert(__builtin_offsetof(struct capture_books, reserved3) == 24, "reserved3");
+
+/* Whether there are rules, and in which set. */
+struct rule_control {
+	/* 0 where no packet need be asked about */
+	__u32 is_on;
+	/* the set that counts, 0 or 1 */
+	__u32 set;
+};
+_Static_assert(sizeof(struct rule_control) == 8, "size");
+_Static_assert(__builtin_offsetof(struct rule_control, is_on) == 0, "is_on");
+_Static_assert(__builtin_offsetof(struct rule_control, set) == 4, "set");
+
+/* What is known of a whole set of rules. */
+struct rule_set {
+	/* boxes that accept a source which no prefix covers */
+	__u64 any_src[2];
+	/* boxes that accept such a destination */
+	__u64 any_dst[2];
+	/* boxes of rules that are enforced; others are observed */
+	__u64 enforced[2];
+	/* 1 where any prefix of sources is known */
+	__u8 has_src;
+	/* 1 where any prefix of destinations is known */
+	__u8 has_dst;
+	/* 1 where any box has a bit */
+	__u8 has_boxes;
+	__u8 reserved6[5];
+};
+_Static_assert(sizeof(struct rule_set) == 56, "size");
+_Static_assert(__builtin_offsetof(struct rule_set, any_src) == 0, "any_src");
+_Static_assert(__builtin_offsetof(struct rule_set, any_dst) == 16, "any_dst");
+_Static_assert(__builtin_offsetof(struct rule_set, enforced) == 32, "enforced");
+_Static_assert(__builtin_offsetof(struct rule_set, has_src) == 48, "has_src");
+_Static_assert(__builtin_offsetof(struct rule_set, has_dst) == 49, "has_dst");
+_Static_assert(__builtin_offsetof(struct rule_set, has_boxes) == 50, "has_boxes");
+_Static_assert(__builtin_offsetof(struct rule_set, reserved6) == 51, "reserved6");
+
+/* The boxes that accept one value of one part of a packet. */
+struct rule_mask {
+	/* bit n of word w stands for box 64 * w + n */
+	__u64 boxes[2];
+};
+_Static_assert(sizeof(struct rule_mask) == 16, "size");
+_Static_assert(__builtin_offsetof(struct rule_mask, boxes) == 0, "boxes");
+
+/* A prefix of one side, as the kernel's trie wants it. */
+struct rule_prefix_key {
+	/* length of the prefix, that of the side, 32, included */
+	__u32 bits;
+	/* source or destination */
+	__u32 side;
+	/* the address; IPv4 is mapped into ::ffff/96 */
+	__u64 addr[2];
+};
+_Static_assert(sizeof(struct rule_prefix_key) == 24, "size");
+_Static_assert(__builtin_offsetof(struct rule_prefix_key, bits) == 0, "bits");
+_Static_assert(__builtin_offsetof(struct rule_prefix_key, side) == 4, "side");
+_Static_assert(__builtin_offsetof(struct rule_prefix_key, addr) == 8, "addr");
+
+/* What rules say of addresses of which this is the longest prefix that is known. */
+struct rule_prefix {
+	/* boxes that accept the address */
+	__u64 boxes[2];
+	/* rank of the first rule that asks for nothing else; 0: none */
+	__u32 enforced;
+	/* the same, of rules that are observed */
+	__u32 observed;
+};
+_Static_assert(sizeof(struct rule_prefix) == 24, "size");
+_Static_assert(__builtin_offsetof(struct rule_prefix, boxes) == 0, "boxes");
+_Static_assert(__builtin_offsetof(struct rule_prefix, enforced) == 16, "enforced");
+_Static_assert(__builtin_offsetof(struct rule_prefix, observed) == 20, "observed");
+
+/* One rule, found by its rank, which begins with 1. */
+struct rule_entry {
+	/* jiffies_64 at which it ends; 0: never */
+	__u64 until_jiffies;
+	/* of a packet or byte, in 2^-16 ns: the inverse of the rate */
+	__u64 price;
+	/* how far ahead of its rate it may run */
+	__u64 burst_ns;
+	/* where it is counted */
+	__u32 slot;
+	/* drop, limit or pass */
+	__u8 action;
+	/* of a limit: packets or bytes */
+	__u8 unit;
+	/* 1 where every source has a limit of its own */
+	__u8 is_per_source;
+	/* bit 0: IPv4, bit 1: IPv6; of a rule that stands with prefixes */
+	__u8 versions;
+};
+_Static_assert(sizeof(struct rule_entry) == 32, "size");
+_Static_assert(__builtin_offsetof(struct rule_entry, until_jiffies) == 0, "until_jiffies");
+_Static_assert(__builtin_offsetof(struct rule_entry, price) == 8, "price");
+_Static_assert(__builtin_offsetof(struct rule_entry, burst_ns) == 16, "burst_ns");
+_Static_assert(__builtin_offsetof(struct rule_entry, slot) == 24, "slot");
+_Static_assert(__builtin_offsetof(struct rule_entry, action) == 28, "action");
+_Static_assert(__builtin_offsetof(struct rule_entry, unit) == 29, "unit");
+_Static_assert(__builtin_offsetof(struct rule_entry, is_per_source) == 30, "is_per_source");
+_Static_assert(__builtin_offsetof(struct rule_entry, versions) == 31, "versions");
+
+/* The rule that a box belongs to. */
+struct rule_rank {
+	/* 0 where the box belongs to none */
+	__u32 rank;
+	__u8 reserved1[4];
+};
+_Static_assert(sizeof(struct rule_rank) == 8, "size");
+_Static_assert(__builtin_offsetof(struct rule_rank, rank) == 0, "rank");
+_Static_assert(__builtin_offsetof(struct rule_rank, reserved1) == 4, "reserved1");
+
+/* Whose bucket it is, where every source has its own. */
+struct rule_source {
+	/* source address; IPv4 is mapped into ::ffff/96 */
+	__u64 src_addr[2];
+	/* of the rule */
+	__u32 slot;
+	__u8 reserved2[4];
+};
+_Static_assert(sizeof(struct rule_source) == 24, "size");
+_Static_assert(__builtin_offsetof(struct rule_source, src_addr) == 0, "src_addr");
+_Static_assert(__builtin_offsetof(struct rule_source, slot) == 16, "slot");
+_Static_assert(__builtin_offsetof(struct rule_source, reserved2) == 20, "reserved2");
+
+/* How far a limit is used up. */
+struct rule_bucket {
+	/* CLOCK_MONOTONIC up to which its rate is used up */
+	__u64 paid_until_ns;
+};
+_Static_assert(sizeof(struct rule_bucket) == 8, "size");
+_Static_assert(__builtin_offsetof(struct rule_bucket, paid_until_ns) == 0, "paid_until_ns");
+
+/* What one CPU has counted of one rule. */
+struct rule_books {
+	/* packets that the rule was asked about */
+	__u64 hit_packets;
+	/* bytes of those */
+	__u64 hit_bytes;
+	/* of those, packets that it refused, or would refuse if it were enforced */
+	__u64 over_packets;
+	/* bytes of those */
+	__u64 over_bytes;
+	/* when the headers of a packet were kept last */
+	__u64 sampled_jiffies;
+};
+_Static_assert(sizeof(struct rule_books) == 40, "size");
+_Static_assert(__builtin_offsetof(struct rule_books, hit_packets) == 0, "hit_packets");
+_Static_assert(__builtin_offsetof(struct rule_books, hit_bytes) == 8, "hit_bytes");
+_Static_assert(__builtin_offsetof(struct rule_books, over_packets) == 16, "over_packets");
+_Static_assert(__builtin_offsetof(struct rule_books, over_bytes) == 24, "over_bytes");
+_Static_assert(__builtin_offsetof(struct rule_books, sampled_jiffies) == 32, "sampled_jiffies");

@@ -11,6 +11,7 @@
  *     a hash map.
  *  4. The first packet of a flow, and one packet in SAMPLE_ONE_IN, go through a ring buffer with
  *     their headers (sample.bpf.h).
+ *  5. Where there are rules, they say whether it goes further (rules.bpf.h).
  *
  * bcc rewrites map accesses in its main file only.  So the loader puts every *.bpf.h in place of
  * the line that includes it; other headers hold plain functions.  It compiles the configuration
@@ -18,8 +19,8 @@
  * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
  * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
  * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be),
- * REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to SEED_4 (seed.h).  Only while
- * somebody captures, also CAPTURES and what capture.bpf.h wants.
+ * LIMITED_SOURCES (rules.bpf.h), REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to
+ * SEED_4 (seed.h).  Only while somebody captures, also CAPTURES and what capture.bpf.h wants.
  */
 #include "events.h"
 #include "parse.h"
@@ -28,9 +29,11 @@
 #include "replay.bpf.h"
 #include "book.bpf.h"
 #include "names.bpf.h"
+#include "rules.bpf.h"
 #include "unusual.bpf.h"
 
 #define TC_ACT_UNSPEC (-1) /* let the next program decide; also tcx's TCX_NEXT */
+#define TC_ACT_SHOT   2	   /* also tcx's TCX_DROP */
 
 /* Spreads indexes over the table's second places; also in agent/entries.py. */
 #define SPREAD 0x9e3779b1U
@@ -137,6 +140,7 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 #endif
 	count_segments(&packet, frame->segment_bytes, frame->segments);
 	book(ctx, is_xdp, books, &packet, cpu, frame->point);
+	judge(ctx, is_xdp, &packet, packet.key.lane, cpu);
 	name_packet(ctx, is_xdp, &packet, cpu);
 }
 
@@ -193,6 +197,16 @@ int unusual_tc(struct __sk_buff *skb)
 {
 	account_unusual(skb, false);
 	return TC_ACT_UNSPEC;
+}
+
+int rules_xdp(struct xdp_md *ctx)
+{
+	return apply_rules(ctx, true) ? XDP_DROP : XDP_PASS;
+}
+
+int rules_tc(struct __sk_buff *skb)
+{
+	return apply_rules(skb, false) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 #if NAMES

@@ -6,8 +6,8 @@
 #include "frame.h"
 #include "share.bpf.h"
 
-enum xdp_tail { TAIL_XDP, TAIL_XDP_NAMES };
-enum tc_tail { TAIL_TC, TAIL_TC_NAMES };
+enum xdp_tail { TAIL_XDP, TAIL_XDP_RULES, TAIL_XDP_NAMES };
+enum tc_tail { TAIL_TC, TAIL_TC_RULES, TAIL_TC_NAMES };
 
 /* Which packet of a tunnel rows tell of. */
 #define TUNNELS_OUTER 0
@@ -33,7 +33,7 @@ SHARED_ARRAY(agent_clock, struct agent_clock, 1);
  * The programs that hooks go on in.  The loader writes.  Each compilation has its own, and each type
  * of program, as the kernel wants it.
  */
-BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 2, PRIVATE("xdp_tails"));
+BPF_TABLE_PINNED("prog", u32, u32, xdp_tails, 3, PRIVATE("xdp_tails"));
 BPF_TABLE_PINNED("prog", u32, u32, tc_tails, 3, PRIVATE("tc_tails"));
 
 EVENTS(evictions);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Samples: the first packet of a flow, and one packet in SAMPLE_ONE_IN, leave their headers in a
- * ring buffer.
+ * Samples: the first packet of a flow, one packet in SAMPLE_ONE_IN, and packets that a rule refuses
+ * leave their headers in a ring buffer.
  */
 #pragma once
 
@@ -36,7 +36,7 @@ static __always_inline u32 copy_header(void *ctx, const bool is_xdp, struct pack
 }
 
 static __always_inline void fill_event(void *ctx, const bool is_xdp, struct packet_event *event,
-				       const struct packet *packet, u8 reason)
+				       const struct packet *packet, u8 reason, u32 rule_slot)
 {
 	event->seen_ns = bpf_ktime_get_ns();
 	event->src_addr[0] = packet->key.src_addr[0];
@@ -52,17 +52,18 @@ static __always_inline void fill_event(void *ctx, const bool is_xdp, struct pack
 	event->reason = reason;
 	event->bytes = packet->bytes;
 	event->packets = packet->segments;
+	event->rule_slot = rule_slot;
 	event->header_bytes = copy_header(ctx, is_xdp, event);
 }
 
-/* Sends the packet's headers to the agent. */
+/* Sends the packet's headers to the agent; *rule_slot* is that of a rule that it met, else 0. */
 static __always_inline void sample(void *ctx, const bool is_xdp, struct hook_totals *books,
-				   const struct packet *packet, u8 reason)
+				   const struct packet *packet, u8 reason, u32 rule_slot)
 {
 #if PERF_BUFFER
 	struct packet_event event = {};
 
-	fill_event(ctx, is_xdp, &event, packet, reason);
+	fill_event(ctx, is_xdp, &event, packet, reason, rule_slot);
 	if (packets.perf_submit(ctx, &event, sizeof(event)) < 0) {
 		books->lost_samples++;
 		return;
@@ -74,7 +75,7 @@ static __always_inline void sample(void *ctx, const bool is_xdp, struct hook_tot
 		books->lost_samples++;
 		return;
 	}
-	fill_event(ctx, is_xdp, event, packet, reason);
+	fill_event(ctx, is_xdp, event, packet, reason, rule_slot);
 	packets.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 #endif
 	books->samples++;

@@ -13,6 +13,7 @@
 #include "dissect.bpf.h"
 #include "frame.h"
 #include "names.bpf.h"
+#include "rules.bpf.h"
 #if CAPTURES
 #include "capture.bpf.h"
 #endif
@@ -43,25 +44,31 @@ static __always_inline bool place(struct packet *packet, const struct dissection
 	return !is_inside && !d->inner_vlan;
 }
 
-static __always_inline void book_one(void *ctx, const bool is_xdp, struct dissection *d,
-				     struct hook_totals *books, u64 cpu)
+/* Returns the lane that the packet has where its flow's has the number of a context. */
+static __always_inline u64 book_one(void *ctx, const bool is_xdp, struct dissection *d,
+				    struct hook_totals *books, u64 cpu)
 {
 	u64 is_inside = d->tunnel && TUNNELS == TUNNELS_INNER;
+	u64 place_bits = d->vlan << LANE_VLAN_SHIFT | d->point << LANE_POINT_SHIFT;
+	u64 lane;
 
 	if (d->tunnel && !is_inside) {
 		copy_counts(&d->outer, &d->packet);
 		d->inner = d->packet;
 		d->packet = d->outer;
 	}
+	lane = d->packet.key.lane | place_bits;
 	if (!place(&d->packet, d, is_inside, 0, cpu)) {
 		books->context_overflow_packets += d->packet.segments;
 		if (is_inside) {
 			copy_counts(&d->outer, &d->packet);
 			d->packet = d->outer;
 			d->packet.key.lane |= d->vlan << LANE_VLAN_SHIFT;
+			lane = d->packet.key.lane | place_bits;
 		}
 	}
 	book(ctx, is_xdp, books, &d->packet, cpu, d->point);
+	return lane;
 }
 
 /* What is counted outside already; where it finds no room, only its detail is missing. */
@@ -99,6 +106,7 @@ static __always_inline void account_unusual(void *ctx, const bool is_xdp)
 	struct dissection *d = dissections.lookup(&cpu);
 	struct frame *frame = frames.lookup(&cpu);
 	struct hook_totals *books;
+	u64 lane;
 
 	if (!d || !frame)
 		return;
@@ -119,10 +127,14 @@ static __always_inline void account_unusual(void *ctx, const bool is_xdp)
 #if CAPTURES
 	capture_unusual(ctx, is_xdp, frame, d);
 #endif
-	book_one(ctx, is_xdp, d, books, cpu);
+	lane = book_one(ctx, is_xdp, d, books, cpu);
+#if TUNNELS == TUNNELS_BOTH
+	if (d->tunnel)
+		book_copy(ctx, d, books, cpu);
+#endif
+	judge(ctx, is_xdp, &d->packet, lane, cpu);
 #if TUNNELS == TUNNELS_BOTH
 	if (d->tunnel) {
-		book_copy(ctx, d, books, cpu);
 		name_packet(ctx, is_xdp, &d->inner, cpu);
 		return;
 	}

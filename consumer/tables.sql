@@ -232,6 +232,8 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `extra_packets` UInt64 COMMENT 'of `seen_packets`, segments of super-packets beyond the first of each, which the interface itself may count as one' CODEC(T64, ZSTD(1)),
     `extra_bytes` UInt64 COMMENT 'of `seen_bytes`, headers of those segments, and VLAN tags that are kept beside the packet' CODEC(T64, ZSTD(1)),
     `flow_seq` UInt64 COMMENT 'number of the run\'s next batch of flows: this interval\'s rows are in those before it' CODEC(T64, ZSTD(1)),
+    `dropped_packets` UInt64 COMMENT 'of `seen_packets`, those that a rule refused: they went no further' CODEC(T64, ZSTD(1)),
+    `dropped_bytes` UInt64 COMMENT 'bytes of `dropped_packets`' CODEC(T64, ZSTD(1)),
     `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
     `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
@@ -317,3 +319,73 @@ ORDER BY (time, node)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'A record that the consumer could not use; its payload is in the dead letter, in Kafka.';
+
+CREATE TABLE IF NOT EXISTS hookline.drops
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
+    `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
+    `rule` LowCardinality(String) COMMENT 'name of the rule' CODEC(ZSTD(1)),
+    `verdict` Enum8('refused' = 1, 'observed' = 2) COMMENT '`refused`: the packet went no further; `observed`: it did, since the rule is observed' CODEC(ZSTD(1)),
+    `src_addr` IPv6 COMMENT 'source address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `dst_addr` IPv6 COMMENT 'destination address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `src_port` UInt16 COMMENT 'source port, 0 where the protocol has none' CODEC(ZSTD(1)),
+    `dst_port` UInt16 COMMENT 'destination port, 0 where the protocol has none' CODEC(ZSTD(1)),
+    `protocol` UInt8 COMMENT 'IANA protocol number; 0 where the packet is not IP' CODEC(ZSTD(1)),
+    `ethertype` UInt16 COMMENT 'IEEE ethertype behind any VLAN tag; 4 for IEEE 802.2 frames, which carry a length instead; 0 for totals whose packets were not told apart' CODEC(ZSTD(1)),
+    `vlan` UInt16 COMMENT 'VLAN id of the outer 802.1Q tag, 0 where there is none' CODEC(ZSTD(1)),
+    `dscp` UInt8 COMMENT 'differentiated services code point (RFC 2474)' CODEC(ZSTD(1)),
+    `icmp_type` UInt8 COMMENT 'ICMP or ICMPv6 type, 0 for other protocols' CODEC(ZSTD(1)),
+    `icmp_code` UInt8 COMMENT 'ICMP or ICMPv6 code, 0 for other protocols' CODEC(ZSTD(1)),
+    `tcp_flags` UInt8 COMMENT 'TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128' CODEC(ZSTD(1)),
+    `hop_limit` UInt8 COMMENT 'IPv4 time to live or IPv6 hop limit' CODEC(ZSTD(1)),
+    `packets` UInt16 COMMENT '1, or the segments of a super-packet' CODEC(T64, ZSTD(1)),
+    `bytes` UInt32 COMMENT 'length of the frame; of a super-packet, of all its segments' CODEC(T64, ZSTD(1)),
+    `header_bytes` UInt8 COMMENT 'how many bytes of `header` were captured' CODEC(ZSTD(1)),
+    `header` FixedString(96) COMMENT 'the first bytes of the frame, zero filled' CODEC(ZSTD(1)),
+    `inner_vlan` UInt16 COMMENT 'VLAN id of the second tag (QinQ), 0 where there is none' CODEC(ZSTD(1)),
+    `icmp_id` UInt16 COMMENT 'id of an ICMP or ICMPv6 echo, 0 for everything else' CODEC(ZSTD(1)),
+    `tunnel` Enum8('none' = 0, 'vxlan' = 1, 'geneve' = 2, 'gre' = 3, 'ipip' = 4, '6in4' = 5) COMMENT 'the tunnel that the packet came in; addresses, ports and DSCP are those inside it' CODEC(ZSTD(1)),
+    `outer_src_addr` IPv6 COMMENT 'source address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
+    `outer_dst_addr` IPv6 COMMENT 'destination address of the tunnel\'s outer packet' CODEC(ZSTD(1)),
+    `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (toStartOfMinute(time), node, rule, src_addr, dst_addr, time)
+TTL stored_at + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+COMMENT 'Headers of packets that a rule refused, or would have: the first ones, then one every few milliseconds for each rule and CPU.  How many there were is in `rules`.';
+
+CREATE TABLE IF NOT EXISTS hookline.rules
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the counts, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `rule` LowCardinality(String) COMMENT 'name of the rule' CODEC(ZSTD(1)),
+    `since` DateTime64(9, 'UTC') COMMENT 'wall time from which it counts' CODEC(Delta(8), ZSTD(1)),
+    `state` Enum8('observed' = 1, 'enforced' = 2, 'expired' = 3, 'removed' = 4) COMMENT '`observed`: it changes nothing, and counts what it would refuse; `enforced`; `expired`: its end has come; `removed`' CODEC(ZSTD(1)),
+    `action` Enum8('drop' = 1, 'limit' = 2, 'pass' = 3) COMMENT 'what becomes of packets that it means' CODEC(ZSTD(1)),
+    `hit_packets` UInt64 COMMENT 'packets that the rule was asked about' CODEC(T64, ZSTD(1)),
+    `hit_bytes` UInt64 COMMENT 'bytes of those' CODEC(T64, ZSTD(1)),
+    `over_packets` UInt64 COMMENT 'of those, packets that it refused, or would refuse if it were enforced' CODEC(T64, ZSTD(1)),
+    `over_bytes` UInt64 COMMENT 'bytes of those' CODEC(T64, ZSTD(1)),
+    `until` DateTime64(9, 'UTC') COMMENT 'wall time at which it ends, 1970 where it has no end' CODEC(ZSTD(1)),
+    `priority` UInt16 COMMENT 'rules of higher priority are asked first' CODEC(ZSTD(1)),
+    `origin` LowCardinality(String) COMMENT '`local`, `file` or `network`: how it came to the agent' CODEC(ZSTD(1)),
+    `owner` LowCardinality(String) COMMENT 'who answers for it' CODEC(ZSTD(1)),
+    `why` LowCardinality(String) COMMENT 'the reason that its owner gave' CODEC(ZSTD(1)),
+    `meaning` LowCardinality(String) COMMENT 'the packets that it means, as a filter' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (time, node, rule, since)
+TTL stored_at + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+COMMENT 'What a rule has counted on one node from `since` until `time`, after each interval in which packets met it or something about it changed.  Counts only grow, so that the latest row alone tells all of it; a rule that is enforced, or put again, begins anew.';

@@ -18,7 +18,30 @@ from schemas.flow import (
 )
 from schemas.interface import INTERFACE
 from schemas.ledger import HOOK_TOTALS, LEDGER
-from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS
+from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS, REFUSALS
+from schemas.refusal import (
+    DROP,
+    PRICE_SHIFT,
+    RULE,
+    RULE_ACTIONS,
+    RULE_BOOKS,
+    RULE_BOXES,
+    RULE_BUCKET,
+    RULE_CONTROL,
+    RULE_ENTRY,
+    RULE_MASK,
+    RULE_MASKS,
+    RULE_PARTS,
+    RULE_PREFIX,
+    RULE_PREFIX_KEY,
+    RULE_RANK,
+    RULE_SET,
+    RULE_SETS,
+    RULE_SIDES,
+    RULE_SLOTS,
+    RULE_SOURCE,
+    RULE_UNITS,
+)
 from schemas.rejection import REJECTION
 from schemas.socket import (
     COMMAND_BYTES,
@@ -32,7 +55,7 @@ from schemas.socket import (
 from schemas.succession import FLOW_REPORTED, HOOK_PAIR
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE, REJECTION)
+RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE, REJECTION, DROP, RULE)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,
@@ -49,6 +72,16 @@ LAYOUTS = (
     AGENT_CLOCK,
     CAPTURED_FRAME,
     CAPTURE_BOOKS,
+    RULE_CONTROL,
+    RULE_SET,
+    RULE_MASK,
+    RULE_PREFIX_KEY,
+    RULE_PREFIX,
+    RULE_ENTRY,
+    RULE_RANK,
+    RULE_SOURCE,
+    RULE_BUCKET,
+    RULE_BOOKS,
 )
 # Kept in maps that the programs do not know of.
 SUCCESSION = (FLOW_REPORTED, HOOK_PAIR)
@@ -57,10 +90,14 @@ ENUMS = {
     "shape": SHAPES,
     "direction": DIRECTIONS,
     "tunnel": TUNNELS,
-    "reason": REASONS,
+    "reason": REASONS | REFUSALS,
     "event": EVENTS,
     "role": ROLES,
     "ending": ENDINGS,
+    "rule_action": RULE_ACTIONS,
+    "rule_unit": RULE_UNITS,
+    "rule_side": RULE_SIDES,
+    "rule_part": RULE_PARTS,
 }
 CONSTANTS = {
     "CAPTURE_BYTES": CAPTURE_BYTES,
@@ -70,4 +107,9 @@ CONSTANTS = {
     "DNS_MESSAGE_BYTES": DNS_MESSAGE_BYTES,
     "TLS_CHUNK_BYTES": TLS_CHUNK_BYTES,
     "TLS_HELLO_BYTES": TLS_HELLO_BYTES,
+    "RULE_SETS": RULE_SETS,
+    "RULE_BOXES": RULE_BOXES,
+    "RULE_SLOTS": RULE_SLOTS,
+    "RULE_MASKS": RULE_MASKS,
+    "RULE_PRICE_SHIFT": PRICE_SHIFT,
 }

@@ -55,6 +55,11 @@ EXTRA_BYTES = _counter(
     "of `seen_bytes`, headers of those segments, and VLAN tags that are kept beside the packet",
 )
 
+DROPPED_PACKETS = _counter(
+    "dropped_packets", "of `seen_packets`, those that a rule refused: they went no further"
+)
+DROPPED_BYTES = _counter("dropped_bytes", "bytes of `dropped_packets`")
+
 HOOK_TOTALS = Layout(
     "hook_totals",
     "The books of one hook point on one CPU: exactly three cache lines.",
@@ -80,7 +85,9 @@ HOOK_TOTALS = Layout(
         EXTRA_BYTES,
         Field("evicted_packets", U64, "packets of the flows that went into the eviction buffer"),
         Field("evicted_bytes", U64, "bytes of those"),
-        pad(24),
+        DROPPED_PACKETS,
+        DROPPED_BYTES,
+        pad(8),
     ),
 )
 
@@ -137,6 +144,8 @@ LEDGER = Record(
             "flow_seq",
             "number of the run's next batch of flows: this interval's rows are in those before it",
         ),
+        DROPPED_PACKETS,
+        DROPPED_BYTES,
     ),
     order_by="time, node, interface, direction",
 )

@@ -9,6 +9,8 @@ from schemas.layout import U8, U16, U32, Field, Layout, Record, enum8, pad, raw
 HEADER_BYTES = 96
 
 REASONS = {"sampled": 1, "first": 2}
+# Of events that become rows of `drops` instead (schemas/refusal.py).
+REFUSALS = {"refused": 3, "observed": 4}
 
 REASON = Field(
     "reason",
@@ -36,7 +38,8 @@ PACKET_EVENT = Layout(
         f.BYTES.of(U32),
         f.PACKETS.of(U16, "segments, where the packet is a super-packet"),
         CAPTURED_BYTES,
-        pad(5),
+        pad(1),
+        Field("rule_slot", U32, "of the rule that refused the packet or would have"),
         HEADER,
     ),
 )

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From rules to the tables that the programs read: pure, and the same for the same rules.
+
+Every rule has a rank, by which it comes before others; that of the allow list is the first.  A box
+that asks for one address and nothing else gets a rank of its own and stands with its prefixes.  Any
+other gets a bit, in the order of ranks, so that the lowest bit of what accepts a packet belongs to
+the rule that decides.  schemas/refusal.py describes the tables, bpf/rules.bpf.h reads them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.rows import Rows
+from agent.rules.tries import KEY, VALUE, keys_of
+from schemas.dtype import dtype_from_layout
+from schemas.fields import DIRECTIONS
+from schemas.refusal import (
+    PRICE_SHIFT,
+    RULE_ACTIONS,
+    RULE_BOXES,
+    RULE_ENTRY,
+    RULE_MASKS,
+    RULE_PARTS,
+    RULE_SET,
+    RULE_SIDES,
+    RULE_SLOTS,
+    RULE_UNITS,
+)
+from schemas.rules.boxes import ALL_ICMP, Box
+from schemas.rules.rule import Rule, RuleError
+from schemas.rules.spaces import are_met
+
+ALLOW_LIST_SLOT = 0
+# Also in bpf/rules.bpf.h.
+_BIT_SEQUENCE = 0x03F79D71B4CB0A89
+_WORD_BITS = 64
+_ALL_BITS = (1 << _WORD_BITS) - 1
+_NANOSECONDS = 1_000_000_000
+_MOST = (1 << 64) - 1
+
+_ANYTHING = Box()
+# Which member of a box is about which part of a packet.  Ports and ICMP share one: no box has both.
+_MEMBERS = {
+    "protocol": "protocols",
+    "flags": "flags",
+    "dscp": "dscps",
+    "version": "versions",
+    "vlan": "vlans",
+    "src_port": "src_ports",
+    "dst_port": "dst_ports",
+}
+
+Prefix = tuple[int, int]
+Masks = NDArray[np.uint64]  # (values, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A rule with its boxes and the slot that counts it."""
+
+    rule: Rule
+    boxes: tuple[Box, ...]
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """One set of rules, as the kernel has it.
+
+    Shapes: `whole` (1,), `masks` (RULE_MASKS, 2), `entries` (RULE_SLOTS,), `ranks` (RULE_BOXES,),
+    `keys` and `values` as many as there are prefixes.  *bits* are the boxes that have one.
+    """
+
+    whole: Rows
+    masks: Masks
+    entries: Rows
+    ranks: NDArray[np.uint32]
+    keys: Rows
+    values: Rows
+    bits: tuple[Box, ...]
+    is_on: bool
+
+
+class Points:
+    """The interface and the direction of every hook point, also of those that nobody has yet."""
+
+    def __init__(self, names: Sequence[str], directions: NDArray[np.uint8]) -> None:
+        self._names = names
+        self._directions = directions
+
+    def accepted_by(self, box: Box) -> NDArray[np.bool_]:
+        """Whether each point is in the box, (points,)."""
+        bits = np.where(self._directions == DIRECTIONS["ingress"], 1, 2)
+        accepted: NDArray[np.bool_] = (bits & box.directions) != 0
+        if box.interfaces:
+            named = np.zeros(len(accepted), bool)
+            named[: len(self._names)] = [are_met(box.interfaces, name) for name in self._names]
+            accepted &= named
+        return accepted
+
+
+def tables_of(
+    allowed: Sequence[Box],
+    rules: Iterable[Placed],
+    points: Points,
+    until_jiffies: Callable[[int], int],
+) -> Tables:
+    """The tables of *rules*, which are in their order, behind the boxes of the allow list.
+
+    *until_jiffies* turns wall time into the kernel's ticks.
+
+    Raises:
+        RuleError: they need more boxes or ranks than there are.
+    """
+    made = _Making(until_jiffies)
+    if allowed:
+        made.allow(allowed)
+    for placed in rules:
+        made.add(placed)
+    return made.tables(points)
+
+
+def point_masks(bits: Sequence[Box], points: Points) -> Masks:
+    """The part of the masks that tells hook points apart; it changes with interfaces."""
+    masks = np.zeros((_size_of("point"), 2), np.uint64)
+    for number, box in enumerate(bits):
+        accepted = points.accepted_by(box)
+        masks[: len(accepted)][accepted] |= _mask(1 << number)
+    return masks
+
+
+class _Making:
+    """Tables while rules are being added in their order."""
+
+    def __init__(self, until_jiffies: Callable[[int], int]) -> None:
+        self._until_jiffies = until_jiffies
+        self._entries = np.zeros(RULE_SLOTS, dtype_from_layout(RULE_ENTRY))
+        self._rank = 0
+        self._bits: list[Box] = []
+        self._ranks_of_bits: list[int] = []
+        self._enforced = 0
+        # By side: what stands with each prefix, and bits of boxes that ask for an address.
+        self._trees = {side: _Prefixes() for side in RULE_SIDES}
+
+    def allow(self, boxes: Sequence[Box]) -> None:
+        self._rank += 1
+        entry = self._entries[self._rank]
+        entry["action"], entry["slot"], entry["versions"] = (
+            *(RULE_ACTIONS["pass"], ALLOW_LIST_SLOT, 3),
+        )
+        for box in boxes:
+            self._add_bit(box, is_enforced=True)
+
+    def add(self, placed: Placed) -> None:
+        rule = placed.rule
+        standing = [box for box in placed.boxes if _side_alone(box)]
+        with_bits = [box for box in placed.boxes if not _side_alone(box)]
+        if with_bits:
+            self._add_entry(placed, versions=3)
+            for box in with_bits:
+                self._add_bit(box, is_enforced=not rule.is_observed)
+        for box in standing:
+            self._add_entry(placed, versions=box.versions)
+            side = str(_side_alone(box))
+            self._trees[side].stand(_prefixes(box, side), self._rank, is_observed=rule.is_observed)
+
+    def _add_entry(self, placed: Placed, *, versions: int) -> None:
+        if self._rank + 1 >= RULE_SLOTS:
+            raise RuleError(f"more than {RULE_SLOTS - 2} rules do not fit; remove some")
+        self._rank += 1
+        rule, entry = placed.rule, self._entries[self._rank]
+        entry["until_jiffies"] = self._until_jiffies(rule.until_ns) if rule.until_ns else 0
+        entry["slot"], entry["versions"] = placed.slot, versions
+        entry["action"] = RULE_ACTIONS[rule.action]
+        if rule.limit is not None:
+            limit = rule.limit
+            entry["price"] = min((_NANOSECONDS << PRICE_SHIFT) // limit.rate, _MOST)
+            entry["burst_ns"] = min(limit.burst * _NANOSECONDS // limit.rate, _MOST >> 1)
+            entry["unit"] = RULE_UNITS[limit.unit]
+            entry["is_per_source"] = limit.per == "source"
+
+    def _add_bit(self, box: Box, *, is_enforced: bool) -> None:
+        number = len(self._bits)
+        if number >= RULE_BOXES:
+            raise RuleError(
+                f"the rules need more than {RULE_BOXES} boxes that ask for more than an address;"
+                " remove some, or list addresses in one rule"
+            )
+        self._bits.append(box)
+        self._ranks_of_bits.append(self._rank)
+        self._enforced |= is_enforced << number
+        for side, tree in self._trees.items():
+            if getattr(box, side) is None:
+                tree.accept_any(number)
+            else:
+                tree.accept(_prefixes(box, side), number)
+
+    def tables(self, points: Points) -> Tables:
+        whole = np.zeros(1, dtype_from_layout(RULE_SET))
+        whole["enforced"] = _as_bytes(self._enforced)
+        whole["has_boxes"] = bool(self._bits)
+        sides = []
+        for side, tree in self._trees.items():
+            whole[f"any_{side}"] = _as_bytes(tree.any)
+            whole[f"has_{side}"] = bool(tree)
+            sides.append(tree.rows(RULE_SIDES[side]))
+        keys, values = zip(*sides, strict=True)
+        return Tables(
+            whole,
+            self._masks(points),
+            self._entries,
+            self._ranks(),
+            np.concatenate(keys),
+            np.concatenate(values),
+            tuple(self._bits),
+            # The allow list alone refuses nothing.
+            is_on=bool(self._entries["action"][self._entries["slot"] != ALLOW_LIST_SLOT].any()),
+        )
+
+    def _masks(self, points: Points) -> Masks:
+        masks = np.empty((RULE_MASKS, 2), np.uint64)
+        masks[:] = _mask((1 << len(self._bits)) - 1)
+        for number, box in enumerate(self._bits):
+            for part, member in _MEMBERS.items():
+                accepted = getattr(box, member)
+                if part == "src_port" and box.icmp != ALL_ICMP:
+                    accepted = box.icmp
+                elif accepted == getattr(_ANYTHING, member):
+                    continue
+                refused = ~_members(accepted, _size_of(part))
+                part_of(masks, part)[refused] &= _mask(~(1 << number))
+        part_of(masks, "point")[:] = point_masks(self._bits, points)
+        return masks
+
+    def _ranks(self) -> NDArray[np.uint32]:
+        ranks = np.zeros(RULE_BOXES, np.uint32)
+        for number, rank in enumerate(self._ranks_of_bits):
+            word, bit = divmod(number, _WORD_BITS)
+            ranks[_WORD_BITS * word + _bit_place(bit)] = rank
+        return ranks
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one prefix."""
+
+    boxes: int = 0
+    enforced: int = 0
+    observed: int = 0
+
+    def within(self, outer: "_Known") -> "_Known":
+        """The same, with what holds for a prefix around it."""
+        return _Known(
+            self.boxes | outer.boxes,
+            _first(self.enforced, outer.enforced),
+            _first(self.observed, outer.observed),
+        )
+
+
+class _Prefixes:
+    """The prefixes of one side."""
+
+    def __init__(self) -> None:
+        self.any = 0
+        self._known: dict[Prefix, _Known] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def accept_any(self, number: int) -> None:
+        self.any |= 1 << number
+
+    def accept(self, prefixes: Iterable[Prefix], number: int) -> None:
+        for prefix in prefixes:
+            self._of(prefix).boxes |= 1 << number
+
+    def stand(self, prefixes: Iterable[Prefix], rank: int, *, is_observed: bool) -> None:
+        # Ranks are given out in order: who stands there already comes first.
+        for prefix in prefixes:
+            known = self._of(prefix)
+            if is_observed:
+                known.observed = known.observed or rank
+            else:
+                known.enforced = known.enforced or rank
+
+    def _of(self, prefix: Prefix) -> _Known:
+        return self._known.setdefault(prefix, _Known())
+
+    def rows(self, side: int) -> tuple[Rows, Rows]:
+        """Keys and values; what holds for a prefix holds for all in it, as the longest is found."""
+        count = len(self._known)
+        in_order = sorted(self._known)
+        values = np.zeros(count, VALUE)
+        boxes = bytearray()
+        ranks = np.zeros((count, 2), np.uint32)
+        around: list[tuple[int, _Known]] = []  # the last address, and what is known there
+        root = _Known(self.any)
+        for number, (first, length) in enumerate(in_order):
+            while around and around[-1][0] < first:
+                around.pop()
+            outer = around[-1][1] if around else root
+            known = self._known[first, length].within(outer)
+            around.append((first | (1 << 128 - length) - 1, known))
+            boxes += known.boxes.to_bytes(16, "little")
+            ranks[number] = known.enforced, known.observed
+        values["boxes"] = np.frombuffer(bytes(boxes), VALUE["boxes"])
+        values["enforced"], values["observed"] = ranks.T
+        firsts = b"".join(first.to_bytes(16, "big") for first, _ in in_order)
+        lengths = np.array([length for _, length in in_order], np.uint32)
+        return keys_of(side, np.frombuffer(firsts, KEY["addr"]), lengths), values
+
+
+def _side_alone(box: Box) -> str | None:
+    """The side whose address is all that the box asks for; None: it asks for more, or nothing."""
+    asked = [side for side in RULE_SIDES if getattr(box, side) is not None]
+    if len(asked) != 1 or box.interfaces or box.directions != _ANYTHING.directions:
+        return None
+    members = [*_MEMBERS.values(), "icmp"]
+    members.remove("versions")
+    is_plain = all(getattr(box, name) == getattr(_ANYTHING, name) for name in members)
+    return asked[0] if is_plain else None
+
+
+def _prefixes(box: Box, side: str) -> tuple[Prefix, ...]:
+    prefixes: tuple[Prefix, ...] = getattr(box, side)
+    return prefixes
+
+
+def _first(one: int, other: int) -> int:
+    """The rank that comes first; 0 is none."""
+    return min(one, other) if one and other else one or other
+
+
+def _size_of(part: str) -> int:
+    starts = [*RULE_PARTS.values(), RULE_MASKS]
+    following = starts[list(RULE_PARTS).index(part) + 1]
+    return following - RULE_PARTS[part]
+
+
+def part_of(masks: Masks, part: str) -> Masks:
+    """A view of the masks for the values of one part."""
+    return masks[RULE_PARTS[part] :][: _size_of(part)]
+
+
+@lru_cache(maxsize=256)
+def _members(numbers: int, size: int) -> NDArray[np.bool_]:
+    """Which of *size* numbers are in a set that is kept as bits."""
+    numbers &= (1 << size) - 1
+    packed = np.frombuffer(numbers.to_bytes(-(-size // 8), "little"), np.uint8)
+    return np.unpackbits(packed, bitorder="little")[:size].astype(bool)
+
+
+def _mask(boxes: int) -> NDArray[np.uint64]:
+    """Bits of boxes as two words."""
+    return np.array([boxes & _ALL_BITS, boxes >> _WORD_BITS & _ALL_BITS], np.uint64)
+
+
+def _as_bytes(boxes: int) -> NDArray[np.void]:
+    return np.frombuffer(boxes.to_bytes(16, "little"), "V16")
+
+
+def _bit_place(bit: int) -> int:
+    """Where the programs look for a bit that they have isolated."""
+    return ((1 << bit) * _BIT_SEQUENCE & _ALL_BITS) >> _WORD_BITS - 6

@@ -28,7 +28,7 @@ from agent.rules.slots import Slots
 from agent.rules.tables import Placed, Points, Tables, point_masks, tables_of
 from schemas.refusal import RULE_SLOTS
 from schemas.rules.allow import Allowed, conflicts
-from schemas.rules.boxes import boxes_of
+from schemas.rules.boxes import Box, boxes_of
 from schemas.rules.decide import in_order
 from schemas.rules.rule import Rule, RuleError
 
@@ -86,6 +86,7 @@ class Keeper:
         self._tables: Tables | None = None
         self._told_points: Points | None = None
         self._looked_at = 0.0
+        self._boxes: dict[str, tuple[Rule, tuple[Box, ...]]] = {}
         self._leaving: list[Left] = []
         self._former_layout = ""
         self._names: dict[int, str] = {}
@@ -167,7 +168,9 @@ class Keeper:
         try:
             yield
         finally:
-            task.cancel()
+            # Not in the middle of a change, of which the record and the rows must both know.
+            async with self._turn:
+                task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
@@ -303,9 +306,17 @@ class Keeper:
         points = self._points_now()
         by_name = {one.rule.name: one for one in kept}
         rules = in_order(one.rule for one in by_name.values())
-        placed = [Placed(rule, boxes_of(rule), by_name[rule.name].slot) for rule in rules]
+        self._boxes = {rule.name: self._boxes_of(rule) for rule in rules}
+        placed = [
+            Placed(rule, self._boxes[rule.name][1], by_name[rule.name].slot) for rule in rules
+        ]
         anchor = self._anchor()
         return tables_of(self._allowed.boxes, placed, points, anchor.jiffies_at), points
+
+    def _boxes_of(self, rule: Rule) -> tuple[Rule, tuple[Box, ...]]:
+        """Those of the rule, which are not made again with every change of another."""
+        known = self._boxes.get(rule.name)
+        return known if known and known[0] is rule else (rule, boxes_of(rule))
 
     def _points_now(self) -> Points:
         return Points(self._points.names(), self._points.directions)

@@ -10,6 +10,7 @@ the rule that decides.  schemas/refusal.py describes the tables, bpf/rules.bpf.h
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,13 @@ _MEMBERS = {
     "src_port": "src_ports",
     "dst_port": "dst_ports",
 }
+
+# All that a box may ask for beside addresses, whose prefixes know their version.
+_beside_addresses = attrgetter(
+    *(member for member in _MEMBERS.values() if member != "versions"),
+    *("icmp", "directions", "interfaces"),
+)
+_NO_MORE = _beside_addresses(_ANYTHING)
 
 Prefix = tuple[int, int]
 Masks = NDArray[np.uint64]  # (values, 2)
@@ -157,16 +165,17 @@ class _Making:
 
     def add(self, placed: Placed) -> None:
         rule = placed.rule
-        standing = [box for box in placed.boxes if _side_alone(box)]
-        with_bits = [box for box in placed.boxes if not _side_alone(box)]
-        if with_bits:
+        sides = [_side_alone(box) for box in placed.boxes]
+        if not all(sides):
             self._add_entry(placed, versions=3)
-            for box in with_bits:
+        for box, side in zip(placed.boxes, sides, strict=True):
+            if not side:
                 self._add_bit(box, is_enforced=not rule.is_observed)
-        for box in standing:
-            self._add_entry(placed, versions=box.versions)
-            side = str(_side_alone(box))
-            self._trees[side].stand(_prefixes(box, side), self._rank, is_observed=rule.is_observed)
+        for box, side in zip(placed.boxes, sides, strict=True):
+            if side:
+                self._add_entry(placed, versions=box.versions)
+                tree = self._trees[side]
+                tree.stand(_prefixes(box, side), self._rank, is_observed=rule.is_observed)
 
     def _add_entry(self, placed: Placed, *, versions: int) -> None:
         if self._rank + 1 >= RULE_SLOTS:
@@ -316,13 +325,9 @@ class _Prefixes:
 
 def _side_alone(box: Box) -> str | None:
     """The side whose address is all that the box asks for; None: it asks for more, or nothing."""
-    asked = [side for side in RULE_SIDES if getattr(box, side) is not None]
-    if len(asked) != 1 or box.interfaces or box.directions != _ANYTHING.directions:
+    if _beside_addresses(box) != _NO_MORE or (box.src is None) == (box.dst is None):
         return None
-    members = [*_MEMBERS.values(), "icmp"]
-    members.remove("versions")
-    is_plain = all(getattr(box, name) == getattr(_ANYTHING, name) for name in members)
-    return asked[0] if is_plain else None
+    return "dst" if box.src is None else "src"
 
 
 def _prefixes(box: Box, side: str) -> tuple[Prefix, ...]:

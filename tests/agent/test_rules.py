@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent keeps rules: what they refuse goes no further, is booked, and stays refused."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from agent.control import socket_path
+from schemas.refusal import STATES, VERDICTS
+from schemas.rules.rule import Rule
+from service.messages import Message, receive, send
+from tests.lab.agents import Agent, agent, remove_pins
+from tests.lab.links import HERE, Link
+from tests.lab.published import read_published
+from tests.lab.waiting import wait_until
+
+pytestmark = pytest.mark.kernel
+
+PORT = 4242
+
+
+def ask(started: Agent, **order: object) -> Message:
+    """What the agent answers to one order."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(socket_path(started.name)))
+        send(peer, {"v": 1, **order})
+        answer, _ = receive(peer)
+        return answer
+
+
+def put(started: Agent, *rules: Rule, **others: object) -> Message:
+    messages = [rule.to_message() for rule in rules]
+    return ask(started, do="rules-change", put=messages, **others)
+
+
+def rule(name: str = "r", match: str = f"udp and dst port {PORT}", **others: object) -> Rule:
+    return Rule(name=name, match=match, **{"is_observed": False} | others)
+
+
+@contextmanager
+def listening(link: Link) -> Iterator[socket.socket]:
+    """A server at the near end."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((link.near.ipv4, PORT))
+        server.settimeout(0.3)
+        yield server
+
+
+def sends(link: Link, count: int, port: int = PORT) -> None:
+    """So many datagrams from the far end."""
+    link.far.namespace.run(
+        "python3",
+        "-c",
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"for _ in range({count}): s.sendto(b'x' * 100, ('{link.near.ipv4}', {port}))",
+    )
+
+
+def received(server: socket.socket) -> int:
+    count = 0
+    try:
+        while True:
+            server.recv(2000)
+            count += 1
+    except TimeoutError:
+        return count
+
+
+@pytest.mark.parametrize("hook", ["xdp", "tc"])
+def test_what_a_rule_refuses_never_arrives_and_all_books_say_how_much_it_was(wire, kafka, hook):
+    with agent("--interface", wire.near.name, "--hook", hook, kafka=kafka) as started:
+        with listening(wire) as server:
+            sends(wire, 10)
+            assert received(server) == 10
+            assert put(started, rule(owner="alice", reason="test"))["ok"]
+            sends(wire, 50)
+            assert received(server) == 0
+            (told,) = ask(started, do="rules")["rules"]
+            assert (told["hit_packets"], told["over_packets"]) == (50, 50)
+            assert ask(started, do="rules-change", remove=["r"])["ok"]
+            sends(wire, 10)
+            assert received(server) == 10
+        started.stop()
+    published = read_published(kafka, started.name)
+    dropped = [int(published.column("ledger", f"dropped_{what}").sum()) for what in COUNTS]
+    assert dropped == [50, 50 * 142]
+    rows = {
+        name: published.column("rule", name)
+        for name in ("state", "over_packets", "over_bytes", "owner", "why")
+    }
+    assert int(rows["over_packets"][-1]) == 50
+    assert int(rows["over_bytes"][-1]) == 50 * 142
+    assert rows["state"].tolist()[-1] == STATES["removed"]
+    assert (rows["owner"][-1], rows["why"][-1]) == ("alice", "test")
+    assert set(published.column("drop", "rule")) == {"r"}
+    assert set(published.column("drop", "verdict")) == {VERDICTS["refused"]}
+    assert set(published.column("drop", "dst_port")) == {PORT}
+    # The hook saw them, so flows and interface count them as well.
+    assert published.sums("ingress") == published.sums("ingress", kind="ledger")
+
+
+COUNTS = ("packets", "bytes")
+
+
+def test_what_is_sent_is_refused_by_the_same_rules(wire):
+    with agent("--interface", wire.near.name) as started:
+        put(started, rule(match=f"egress and udp dst port {PORT}"))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            # What a tc hook refuses, the sender is told of.
+            for _ in range(5):
+                try:
+                    sock.sendto(b"x", (wire.far.ipv4, PORT))
+                except OSError:
+                    pass
+        (told,) = ask(started, do="rules")["rules"]
+        assert told["over_packets"] == 5
+        started.stop()
+
+
+def test_a_new_rule_that_is_observed_lets_everything_pass(wire):
+    with agent("--interface", wire.near.name) as started, listening(wire) as server:
+        put(started, rule(is_observed=True))
+        sends(wire, 20)
+        assert received(server) == 20
+        (told,) = ask(started, do="rules")["rules"]
+        assert (told["state"], told["over_packets"]) == ("observed", 20)
+        started.stop()
+
+
+def test_rules_stay_in_force_without_an_agent_and_are_the_next_ones(wire):
+    first = Agent("--interface", wire.near.name, "--on-stop", "keep").until_ready()
+    try:
+        put(first, rule())
+        with listening(wire) as server:
+            sends(wire, 5)
+            first.kill()
+            sends(wire, 7)
+            with agent("--interface", wire.near.name, name=first.name) as second:
+                sends(wire, 9)
+                assert received(server) == 0
+                (told,) = ask(second, do="rules")["rules"]
+                assert (told["name"], told["over_packets"]) == ("r", 21)
+                second.stop()
+    finally:
+        remove_pins(first)
+
+
+def test_a_rule_ends_at_its_time_whether_an_agent_runs_or_not(wire):
+    first = Agent("--interface", wire.near.name, "--on-stop", "keep").until_ready()
+    try:
+        until_ns = time.time_ns() + 1_500_000_000
+        put(first, rule(until_ns=until_ns))
+        first.kill()
+        with listening(wire) as server:
+            sends(wire, 5)
+            assert received(server) == 0
+            wait_until(lambda: time.time_ns() > until_ns + 20_000_000, "the rule to end")
+            sends(wire, 5)
+            assert received(server) == 5
+    finally:
+        remove_pins(first)
+
+
+def test_rules_that_have_ended_are_gone_and_their_last_counts_are_told(wire, kafka):
+    with agent("--interface", wire.near.name, kafka=kafka) as started:
+        put(started, rule(until_ns=time.time_ns() + 2_500_000_000))
+        sends(wire, 3)
+        wait_until(lambda: not ask(started, do="rules")["rules"], "the rule to be gone")
+        started.stop()
+    published = read_published(kafka, started.name)
+    assert published.column("rule", "state").tolist()[-1] == STATES["expired"]
+    assert int(published.column("rule", "over_packets")[-1]) == 3
+
+
+def test_a_rule_of_one_interface_leaves_others_alone(wire):
+    with agent("--interface", wire.near.name) as started, listening(wire) as server:
+        put(started, rule(match=f"udp and interface no{wire.near.name}"))
+        sends(wire, 5)
+        assert received(server) == 5
+        put(started, rule(match=f"udp and interface {wire.near.name[:3]}*"))
+        sends(wire, 5)
+        assert received(server) == 0
+        started.stop()
+
+
+def test_what_the_operator_protects_no_rule_cuts_off(wire):
+    flags = ("--interface", wire.near.name, "--never-drop", f"{wire.far.ipv4}/32")
+    with agent(*flags) as started, listening(wire) as server:
+        refused = put(started, rule(match=f"src host {wire.far.ipv4}"))
+        assert refused["code"] == 2
+        assert f"management network {wire.far.ipv4}/32" in refused["error"]
+        assert put(started, rule(match=f"src host {wire.far.ipv4}"), despite_allowed=True)["ok"]
+        sends(wire, 5)
+        assert received(server) == 5
+        started.stop()
+
+
+def test_a_rule_that_would_cut_off_the_broker_is_refused_with_the_reason(wire):
+    with agent("--interface", wire.near.name) as started:
+        # NOWHERE is the broker of this test's agent.
+        refused = put(started, rule(match="tcp and host 127.0.0.1"))
+        assert refused["code"] == 2
+        assert "Kafka broker 127.0.0.1:9" in refused["error"]
+        started.stop()
+
+
+def test_a_change_applies_as_a_whole_or_not_at_all(wire):
+    with agent("--interface", wire.near.name) as started:
+        put(started, rule("a"))
+        for change in (
+            {"put": [rule("b").to_message(), rule("c").to_message() | {"match": "nonsense"}]},
+            {"put": [rule("b").to_message()], "remove": ["nobody"]},
+            {"put": [rule("b").to_message()], "revision": 4711},
+            {"put": [rule("b").to_message()] * 2},
+            {"put": 7},
+        ):
+            answer = ask(started, do="rules-change", **change)
+            assert answer["code"] == 2, answer
+            assert "\n" not in answer["error"]
+        assert [one["name"] for one in ask(started, do="rules")["rules"]] == ["a"]
+        started.stop()
+
+
+def test_ten_thousand_rules_come_at_once(wire):
+    with agent("--interface", wire.near.name) as started, listening(wire) as server:
+        blocked = [
+            rule(f"r{n}", f"src host 203.0.{n >> 8}.{n & 255}", is_observed=False)
+            for n in range(10_000)
+        ]
+        assert put(started, *blocked, rule("last", f"src host {wire.far.ipv4}"))["ok"]
+        sends(wire, 5)
+        assert received(server) == 0
+        assert len(ask(started, do="rules")["rules"]) == 10_001
+        started.stop()

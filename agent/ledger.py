@@ -42,6 +42,8 @@ _PASSED_ON = (
     "extra_bytes",
     "dropped_packets",
     "dropped_bytes",
+    "dropped_extra_packets",
+    "dropped_extra_bytes",
 )
 # Counted here, kind by kind.
 _REJECTED = {"dns": "rejected_dns_messages", "tls": "rejected_tls_hellos"}

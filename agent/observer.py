@@ -338,8 +338,15 @@ class Observer:
         for point in (pair.ingress, pair.egress):
             totals = self._totals[:, point]
             for what in ("packets", "bytes"):
-                seen = totals[f"seen_{what}"].sum(dtype=np.uint64)
-                found.append(int(seen - totals[f"extra_{what}"].sum(dtype=np.uint64)))
+                sums = {
+                    name: int(totals[f"{name}_{what}"].sum(dtype=np.uint64))
+                    for name in ("seen", "extra", "dropped", "dropped_extra")
+                }
+                single = sums["seen"] - sums["extra"]
+                # What goes out is counted behind the hook, where nothing refused comes by.
+                if point == pair.egress:
+                    single -= sums["dropped"] - sums["dropped_extra"]
+                found.append(single)
         return LinkCounters(*found)
 
     def _overflow_batches(self, totals: Rows, lost: Lost | None, anchor: Anchor) -> Iterator[Batch]:

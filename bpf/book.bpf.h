@@ -40,6 +40,12 @@ static __always_inline void count_segments(struct packet *packet, u64 segment_by
  * What a wire carries and an interface may not count: all but one segment of a super-packet, headers
  * that each of them repeats, and a tag that is kept beside the packet.
  */
+static __always_inline u64 extra_bytes_of(const struct packet *packet)
+{
+	return (packet->segments - 1) * (packet->tag_bytes + packet->header_bytes) +
+	       packet->tag_bytes;
+}
+
 static __always_inline void count_extra(struct hook_totals *books, const struct packet *packet)
 {
 	u64 more = packet->segments - 1;
@@ -47,7 +53,7 @@ static __always_inline void count_extra(struct hook_totals *books, const struct 
 	if (!(more | packet->tag_bytes))
 		return;
 	books->extra_packets += more;
-	books->extra_bytes += more * (packet->tag_bytes + packet->header_bytes) + packet->tag_bytes;
+	books->extra_bytes += extra_bytes_of(packet);
 }
 
 /* Books one packet; its lane lacks only the hook point. */

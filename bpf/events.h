@@ -505,7 +505,7 @@ _Static_assert(__builtin_offsetof(struct tls_event, is_start) == 54, "is_start")
 _Static_assert(__builtin_offsetof(struct tls_event, reserved9) == 55, "reserved9");
 _Static_assert(__builtin_offsetof(struct tls_event, chunk) == 56, "chunk");
 
-/* The books of one hook point on one CPU: exactly three cache lines. */
+/* The books of one hook point on one CPU: exactly four cache lines. */
 struct hook_totals {
 	/* packets that the hook saw */
 	__u64 seen_packets;
@@ -556,9 +556,13 @@ struct hook_totals {
 	__u64 dropped_packets;
 	/* bytes of `dropped_packets` */
 	__u64 dropped_bytes;
-	__u8 reserved23[8];
+	/* of `dropped_packets`, `extra_packets` */
+	__u64 dropped_extra_packets;
+	/* of `dropped_bytes`, `extra_bytes` */
+	__u64 dropped_extra_bytes;
+	__u8 reserved25[56];
 };
-_Static_assert(sizeof(struct hook_totals) == 192, "size");
+_Static_assert(sizeof(struct hook_totals) == 256, "size");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_packets) == 0, "seen_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, seen_bytes) == 8, "seen_bytes");
 _Static_assert(__builtin_offsetof(struct hook_totals, sample_countdown) == 16, "sample_countdown");
@@ -582,7 +586,9 @@ _Static_assert(__builtin_offsetof(struct hook_totals, evicted_packets) == 152, "
 _Static_assert(__builtin_offsetof(struct hook_totals, evicted_bytes) == 160, "evicted_bytes");
 _Static_assert(__builtin_offsetof(struct hook_totals, dropped_packets) == 168, "dropped_packets");
 _Static_assert(__builtin_offsetof(struct hook_totals, dropped_bytes) == 176, "dropped_bytes");
-_Static_assert(__builtin_offsetof(struct hook_totals, reserved23) == 184, "reserved23");
+_Static_assert(__builtin_offsetof(struct hook_totals, dropped_extra_packets) == 184, "dropped_extra_packets");
+_Static_assert(__builtin_offsetof(struct hook_totals, dropped_extra_bytes) == 192, "dropped_extra_bytes");
+_Static_assert(__builtin_offsetof(struct hook_totals, reserved25) == 200, "reserved25");
 
 /* How many socket events one CPU has reported. */
 struct socket_totals {

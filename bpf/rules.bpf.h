@@ -335,6 +335,8 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judg
 		return false;
 	books->dropped_packets += packet->segments;
 	books->dropped_bytes += packet->bytes;
+	books->dropped_extra_packets += packet->segments - 1;
+	books->dropped_extra_bytes += extra_bytes_of(packet);
 	return true;
 }
 

@@ -234,6 +234,8 @@ CREATE TABLE IF NOT EXISTS hookline.ledger
     `flow_seq` UInt64 COMMENT 'number of the run\'s next batch of flows: this interval\'s rows are in those before it' CODEC(T64, ZSTD(1)),
     `dropped_packets` UInt64 COMMENT 'of `seen_packets`, those that a rule refused: they went no further' CODEC(T64, ZSTD(1)),
     `dropped_bytes` UInt64 COMMENT 'bytes of `dropped_packets`' CODEC(T64, ZSTD(1)),
+    `dropped_extra_packets` UInt64 COMMENT 'of `dropped_packets`, `extra_packets`' CODEC(T64, ZSTD(1)),
+    `dropped_extra_bytes` UInt64 COMMENT 'of `dropped_bytes`, `extra_bytes`' CODEC(T64, ZSTD(1)),
     `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
     `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
     `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))

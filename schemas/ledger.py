@@ -59,10 +59,12 @@ DROPPED_PACKETS = _counter(
     "dropped_packets", "of `seen_packets`, those that a rule refused: they went no further"
 )
 DROPPED_BYTES = _counter("dropped_bytes", "bytes of `dropped_packets`")
+DROPPED_EXTRA_PACKETS = _counter("dropped_extra_packets", "of `dropped_packets`, `extra_packets`")
+DROPPED_EXTRA_BYTES = _counter("dropped_extra_bytes", "of `dropped_bytes`, `extra_bytes`")
 
 HOOK_TOTALS = Layout(
     "hook_totals",
-    "The books of one hook point on one CPU: exactly three cache lines.",
+    "The books of one hook point on one CPU: exactly four cache lines.",
     (
         SEEN_PACKETS,
         SEEN_BYTES,
@@ -87,7 +89,9 @@ HOOK_TOTALS = Layout(
         Field("evicted_bytes", U64, "bytes of those"),
         DROPPED_PACKETS,
         DROPPED_BYTES,
-        pad(8),
+        DROPPED_EXTRA_PACKETS,
+        DROPPED_EXTRA_BYTES,
+        pad(56),
     ),
 )
 
@@ -146,6 +150,8 @@ LEDGER = Record(
         ),
         DROPPED_PACKETS,
         DROPPED_BYTES,
+        DROPPED_EXTRA_PACKETS,
+        DROPPED_EXTRA_BYTES,
     ),
     order_by="time, node, interface, direction",
 )

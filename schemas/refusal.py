@@ -224,6 +224,7 @@ RULE = Record(
             "`observed`: it changes nothing, and counts what it would refuse; `enforced`;"
             " `expired`: its end has come; `removed`",
         ),
+        Field("enforced", U8, "1 where it decides about packets, 0 where it only counts them"),
         Field("action", enum8(**RULE_ACTIONS), "what becomes of packets that it means"),
         _HIT_PACKETS,
         _HIT_BYTES,

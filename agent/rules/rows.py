@@ -57,6 +57,7 @@ def _rule_columns(told: Sequence[tuple[Kept, str, Counts]], now_ns: int) -> Colu
         "rule": names_of([rule.name for rule in rules]),
         "since": np.array([one.since_ns for one in kept], np.int64),
         "state": np.array([STATES[state] for _, state, _ in told], np.uint8),
+        "enforced": np.array([not rule.is_observed for rule in rules], np.uint8),
         "action": np.array([RULE_ACTIONS[rule.action] for rule in rules], np.uint8),
         "until": np.array([rule.until_ns for rule in rules], np.int64),
         "priority": np.array([rule.priority for rule in rules], np.uint16),

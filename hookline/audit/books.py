@@ -54,6 +54,8 @@ class Stations:
     rows: Amount = NOTHING
     lost: Amount = NOTHING  # rows that the agent gave up, also of before the period
     overflow: Amount = NOTHING  # of `rows`, what is told without its flow
+    dropped: Amount = NOTHING  # of `kernel`, what rules refused
+    dropped_extra: Amount = NOTHING  # of `extra`, the same
     clickhouse: Amount = NOTHING
     kafka: Amount | None = None  # None where Kafka does not have all of the period any more
     # What the kernel saw in the interval before the period, and in its last one.
@@ -92,6 +94,17 @@ class Batches:
 
 
 @dataclass(slots=True)
+class Refusals:
+    """What rules on one node refused in the period, as its ledger and as its rules tell."""
+
+    ledger: Amount = NOTHING
+    rules: dict[str, Amount] = field(default_factory=dict)
+    # What was refused in the interval before the period, and in its last one.
+    before: Amount = NOTHING
+    latest: Amount = NOTHING
+
+
+@dataclass(slots=True)
 class Books:
     """Everything about one period; the flows of *flow_spans* are those of its intervals."""
 
@@ -100,6 +113,7 @@ class Books:
     stations: dict[Place, Stations] = field(default_factory=dict)
     batches: dict[RunAndKind, Batches] = field(default_factory=dict)
     flow_spans: dict[tuple[str, str], Span] = field(default_factory=dict)
+    refusals: dict[str, Refusals] = field(default_factory=dict)
 
     def at(self, place: Place) -> Stations:
         return self.stations.setdefault(place, Stations())

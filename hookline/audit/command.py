@@ -13,7 +13,13 @@ from datetime import UTC, datetime
 from hookline import cluster, history, output
 from hookline.arguments import seconds_in, since_in
 from hookline.audit.books import Amount, Books, Place, Stations
-from hookline.audit.judgement import completeness, differences, missing_batches
+from hookline.audit.judgement import (
+    completeness,
+    differences,
+    is_balanced,
+    missing_batches,
+    unbooked_refusals,
+)
 from hookline.audit.published import add_published
 from hookline.audit.stored import stored_books
 from hookline.topics import Topics
@@ -23,6 +29,7 @@ from service.options import ConfigError
 
 TABLE = "audit"
 _CLIENT_ID = "hookline-audit"
+_MOST_RULES = 20
 # What is made now is stored some seconds later: an interval, a batch's age, an insert.
 _SETTLE_SECONDS = 10
 EPILOG = """\
@@ -81,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         _write(books)
     else:
         _print(books)
-    return int(bool(differences(books) or missing_batches(books)))
+    return int(not is_balanced(books))
 
 
 def _books(args: argparse.Namespace) -> Books:
@@ -181,16 +188,30 @@ def _verdict(books: Books) -> list[str]:
         f" {one.rows:,} rows are missing"
         for one in missing_batches(books)
     ]
+    lines += [
+        f"{node}: {amount.packets:,} packets and {amount.bytes:,} bytes were refused, and no rule"
+        " has counted them"
+        for node, amount in unbooked_refusals(books).items()
+    ]
+    lines += _refusals(books)
     lost = sum(at.lost.packets for at in books.stations.values())
     if lost:
         lines.append(f"{lost:,} packets are lost: rows that agents gave up since spools were full")
     overflow = sum(at.overflow.packets for at in books.stations.values())
     if overflow:
         lines.append(f"{overflow:,} packets are in rows without their flow")
-    balance = "the books do not balance" if lines and differences(books) else "the books balance"
-    if missing_batches(books):
-        balance = "the books do not balance"
+    balance = "the books balance" if is_balanced(books) else "the books do not balance"
     return ["", *lines, f"{balance}; complete to {100 * completeness(books):.4g} %"]
+
+
+def _refusals(books: Books) -> list[str]:
+    several = len({place.node for place in books.stations}) > 1
+    return [
+        f"{node + ' ' if several else ''}rule {rule}: {amount.packets:,} packets and"
+        f" {amount.bytes:,} bytes were refused"
+        for node, one in sorted(books.refusals.items())
+        for rule, amount in list(one.rules.items())[:_MOST_RULES]
+    ]
 
 
 def _write(books: Books) -> None:
@@ -198,6 +219,8 @@ def _write(books: Books) -> None:
         print(json.dumps({**place._asdict(), **asdict(at)}))
     for key, batches in sorted(books.batches.items()):
         print(json.dumps({**key._asdict(), **asdict(batches)}))
+    for node, one in sorted(books.refusals.items()):
+        print(json.dumps({"node": node, **asdict(one)}))
     for difference in differences(books):
         print(
             json.dumps(

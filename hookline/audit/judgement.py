@@ -49,10 +49,23 @@ def differences(books: Books) -> list[Difference]:
     ]
 
 
+def unbooked_refusals(books: Books) -> dict[str, Amount]:
+    """By node, what its ledger calls refused and none of its rules has counted, or the reverse."""
+    found = {
+        node: _beyond(one.ledger - sum(one.rules.values(), Amount()), one.before + one.latest)
+        for node, one in sorted(books.refusals.items())
+    }
+    return {node: amount for node, amount in found.items() if amount != Amount()}
+
+
 def _of_one(place: Place, at: Stations, *, is_all: bool) -> Iterator[tuple[str, Amount]]:
     if place.interface != UNKNOWN:
         is_loopback = place.interface.rpartition("/")[2] == _LOOPBACK
-        between = _interface_difference(at, has_ethernet=not (is_loopback or at.is_at_xdp))
+        between = _interface_difference(
+            at,
+            has_ethernet=not (is_loopback or at.is_at_xdp),
+            is_egress=place.direction == "egress",
+        )
         yield "interface and kernel", _beyond(between, at.before + at.latest + at.unread)
     yield "kernel and rows", _beyond(at.kernel - at.rows, at.before + at.latest)
     if at.kafka is not None:
@@ -60,9 +73,13 @@ def _of_one(place: Place, at: Stations, *, is_all: bool) -> Iterator[tuple[str, 
     yield "rows and clickhouse", _unexplained(at.rows - at.clickhouse, at.lost, is_all=is_all)
 
 
-def _interface_difference(at: Stations, *, has_ethernet: bool) -> Amount:
+def _interface_difference(at: Stations, *, has_ethernet: bool, is_egress: bool) -> Amount:
     """By the way of counting of this interface, whichever it is."""
-    seen, single = at.kernel, at.kernel - at.extra
+    seen, extra = at.kernel, at.extra
+    if is_egress:
+        # It counts what goes out behind the hook, where nothing that was refused comes by.
+        seen, extra = seen - at.dropped, extra - at.dropped_extra
+    single = seen - extra
     packets = min((at.interface.packets - one.packets for one in (seen, single)), key=abs)
     lengths = [seen.bytes, single.bytes]
     if not has_ethernet:
@@ -108,6 +125,11 @@ def _missing(batches: Batches) -> tuple[int, int]:
     # How many rows those have that were lost or wait is not known here.
     has_all = not batches.lost and not batches.spooled and batches.made_rows
     return max(missing, 0), batches.made_rows - batches.stored_rows if has_all else 0
+
+
+def is_balanced(books: Books) -> bool:
+    """Whether everything is accounted for."""
+    return not (differences(books) or missing_batches(books) or unbooked_refusals(books))
 
 
 def completeness(books: Books) -> float:

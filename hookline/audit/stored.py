@@ -8,7 +8,7 @@ interval's end a packet was counted.
 
 from collections.abc import Iterator, Sequence
 
-from hookline.audit.books import Amount, Batches, Books, Place, RunAndKind, Span
+from hookline.audit.books import Amount, Batches, Books, Place, Refusals, RunAndKind, Span
 from hookline.history import History
 from schemas.catalogue import RECORD_OF_KIND
 from schemas.clickhouse import DATABASE
@@ -17,7 +17,8 @@ from schemas.clickhouse import DATABASE
 _EARLIER_SECONDS = 3600
 # Some 120 bytes each, while ClickHouse parses 256 KiB by default (max_query_size).
 _SPANS_A_QUESTION = 1000
-_STATIONS = ("link", "seen", "extra", "flow", "lost", "overflow")
+_RULES_LATER_NS = 500_000_000
+_STATIONS = ("link", "seen", "extra", "flow", "lost", "overflow", "dropped", "dropped_extra")
 
 _SUMS = ", ".join(
     f"sumIf({name}_{what}, is_in) AS {name}_{what}_sum"
@@ -60,6 +61,40 @@ WHERE toUnixTimestamp64Nano(end) <= {{until:Int64}} AND time > toDateTime({{earl
     AND ({{node:String}} = '' OR node = {{node:String}})
 GROUP BY node, run HAVING max(toUnixTimestamp64Nano(end)) > {{from:Int64}}
 ORDER BY node, run
+"""
+# The ledger reads its counters a moment before the rules' are read.
+_LEDGER_REFUSALS = f"""
+SELECT node, sumIf(dropped_packets, is_in), sumIf(dropped_bytes, is_in),
+    sumIf(dropped_packets, end = before_end), sumIf(dropped_bytes, end = before_end),
+    sumIf(dropped_packets, end = latest_end), sumIf(dropped_bytes, end = latest_end)
+FROM (
+    SELECT node, end, dropped_packets, dropped_bytes,
+        toUnixTimestamp64Nano(end) > {{from:Int64}} AS is_in,
+        maxIf(end, NOT is_in) OVER (PARTITION BY node) AS before_end,
+        max(end) OVER (PARTITION BY node) AS latest_end
+    FROM {DATABASE}.ledger
+    WHERE toUnixTimestamp64Nano(end) <= {{until:Int64}} AND time > toDateTime({{earlier:UInt32}}, 'UTC')
+        AND ({{node:String}} = '' OR node = {{node:String}})
+)
+GROUP BY node HAVING sum(dropped_packets) > 0
+"""
+# Counts only grow from `since` on.  A rule's rows come only when it has met packets, so its last one
+# before the period may be old.
+_RULES = f"""
+SELECT node, rule, sum(packets), sum(bytes)
+FROM (
+    SELECT node, rule, since,
+        max(over_packets) - maxIf(over_packets, NOT is_in) AS packets,
+        max(over_bytes) - maxIf(over_bytes, NOT is_in) AS bytes
+    FROM (
+        SELECT *, toUnixTimestamp64Nano(time) > {{from:Int64}} AS is_in FROM {DATABASE}.rules
+        WHERE enforced AND toUnixTimestamp64Nano(time) <= {{until_rules:Int64}}
+            AND ({{node:String}} = '' OR node = {{node:String}})
+    )
+    GROUP BY node, rule, since
+)
+GROUP BY node, rule HAVING sum(packets) > 0
+ORDER BY node, sum(packets) DESC
 """
 # A list of tuples, as `hookline up` lets nobody use the table function `values`.
 _SPANS_GIVEN = """
@@ -114,6 +149,7 @@ def stored_books(history: History, *, from_ns: int, until_ns: int, node: str) ->
     for name, run, first, following in history.rows(_SPANS, bounds).rows:
         books.flow_spans[name, run] = Span(int(first), int(following))
     _take_flows(books, history, bounds["earlier"])
+    _take_refusals(books, history, bounds)
     _take_batches(books, history, bounds)
     return books
 
@@ -122,7 +158,8 @@ def _take_ledger(books: Books, place: Place, counts: Sequence[int]) -> None:
     amounts = [Amount(*counts[at : at + 2]) for at in range(0, len(counts) - 1, 2)]
     at = books.at(place)
     at.interface, at.kernel, at.extra, at.rows, at.lost, at.overflow = amounts[:6]
-    at.before, at.latest, at.unread = amounts[6:]
+    at.dropped, at.dropped_extra = amounts[6:8]
+    at.before, at.latest, at.unread = amounts[8:]
     at.is_at_xdp = bool(counts[-1])
 
 
@@ -132,6 +169,17 @@ def _take_flows(books: Books, history: History, earlier: str | int) -> None:
         question = _FLOWS.format(spans=listed)
         for name, interface, direction, *sums in history.rows(question, {"earlier": earlier}).rows:
             books.at(Place(name, interface, direction)).clickhouse += Amount(*map(int, sums))
+
+
+def _take_refusals(books: Books, history: History, bounds: dict[str, str | int]) -> None:
+    for node, *counts in history.rows(_LEDGER_REFUSALS, bounds).rows:
+        ledger, before, latest = (Amount(*map(int, counts[at : at + 2])) for at in (0, 2, 4))
+        books.refusals[node] = Refusals(ledger, {}, before, latest)
+    # What is told of rules of an interval comes right behind its ledger.
+    later = {"until_rules": int(bounds["until"]) + _RULES_LATER_NS}
+    for node, rule, packets, in_bytes in history.rows(_RULES, bounds | later).rows:
+        refusals = books.refusals.setdefault(node, Refusals())
+        refusals.rules[rule] = Amount(int(packets), int(in_bytes))
 
 
 def _take_batches(books: Books, history: History, bounds: dict[str, str | int]) -> None:

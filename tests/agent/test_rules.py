@@ -4,7 +4,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -13,7 +13,7 @@ from schemas.refusal import STATES, VERDICTS
 from schemas.rules.rule import Rule
 from service.messages import Message, receive, send
 from tests.lab.agents import Agent, agent, remove_pins
-from tests.lab.links import HERE, Link
+from tests.lab.links import Link
 from tests.lab.published import read_published
 from tests.lab.waiting import wait_until
 
@@ -111,10 +111,8 @@ def test_what_is_sent_is_refused_by_the_same_rules(wire):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             # What a tc hook refuses, the sender is told of.
             for _ in range(5):
-                try:
+                with suppress(OSError):
                     sock.sendto(b"x", (wire.far.ipv4, PORT))
-                except OSError:
-                    pass
         (told,) = ask(started, do="rules")["rules"]
         assert told["over_packets"] == 5
         started.stop()

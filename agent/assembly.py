@@ -5,6 +5,8 @@ import time
 import uuid
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.batch import Batcher
 from agent.buffers import open_buffer
@@ -34,6 +36,9 @@ from agent.succession import Predecessors
 from agent.survey import first_lookup
 from service.options import host_and_port
 
+if TYPE_CHECKING:
+    from agent.rules.subscriber import Subscriber
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -54,6 +59,7 @@ class Parts:
     journal: Journal
     keeper: Keeper
     rule_rows: RuleRows
+    subscriber: "Subscriber | None"
 
 
 async def assemble(
@@ -124,7 +130,19 @@ async def assemble(
         journal=journal,
         keeper=keeper,
         rule_rows=RuleRows(),
+        subscriber=_subscriber(config, keeper),
     )
+
+
+def _subscriber(config: Config, keeper: Keeper) -> "Subscriber | None":
+    if not config.trusted_keys:
+        return None
+    # Cryptography takes 10 MB, and many nodes obey nobody.
+    from agent.rules.subscriber import Subscriber  # noqa: PLC0415
+    from schemas.rules.signed import Trusted  # noqa: PLC0415
+
+    trusted = Trusted.read(Path(config.trusted_keys))
+    return Subscriber(keeper, trusted, config.as_broker, config.node)
 
 
 def serve_metrics(config: Config, parts: Parts) -> None:

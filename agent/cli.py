@@ -12,6 +12,7 @@ from agent.detach import detach
 from agent.interfaces import InterfaceError
 from agent.pipeline import Stop, run
 from agent.plan import LoadError
+from schemas.rules.rule import RuleError
 from service.cli import Done, configured_by, fail, service_parser
 from service.logs import configure
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     configure(config.log_level)
     try:
         asyncio.run(_detach(config) if arguments.detach else _run(config))
-    except InterfaceError as error:
+    except (InterfaceError, RuleError) as error:
         return fail(NAME, str(error), code=2)
     except LoadError as error:
         return fail(NAME, str(error), code=1)

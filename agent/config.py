@@ -158,6 +158,14 @@ class Config(BrokerOptions):
         metavar="CIDR|HOST:PORT",
     )
 
+    trusted_keys: str = option(
+        "",
+        "file of the keys whose rules for the whole cluster this node obeys, a name and a key a line"
+        " (default: it obeys none)",
+        group=RULES,
+        metavar="FILE",
+    )
+
     flow_slots: int = option(
         1 << 18,
         "flows that the kernel keeps, all CPUs together, at 144 bytes each; rounded up to a power"
@@ -258,6 +266,8 @@ class Config(BrokerOptions):
                 f"max_interfaces is {self.max_interfaces}; it must be 1 to {MAX_INTERFACES}"
             )
         never_dropped(self.never_drop)
+        if self.trusted_keys and not Path(self.trusted_keys).is_file():
+            raise ConfigError(f"trusted_keys is {self.trusted_keys}, which is no file")
         if self.spool_bytes < LEAST_SPOOL_BYTES:
             raise ConfigError(
                 f"spool_bytes is {self.spool_bytes}; it must be at least {LEAST_SPOOL_BYTES}"

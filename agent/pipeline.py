@@ -14,7 +14,7 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 from agent.assembly import Parts, assemble, serve_metrics
@@ -126,7 +126,7 @@ async def _observe_until(
     captures = Captures(parts.plan, variants, names=parts.points.names, swap=watch.swap)
     control = Control(
         captures,
-        RuleOrders(parts.keeper),
+        RuleOrders(parts.keeper, parts.subscriber.rejected_total if parts.subscriber else {}),
         lambda: describe(parts.points, watch.interfaces),
         parts.observer.owners_of,
         lambda: {
@@ -140,6 +140,7 @@ async def _observe_until(
         _informed(parts.owners, _events(config, parts.report)),
         _synced(parts.outbox, config.spool_sync),
         parts.keeper.keeping(),
+        parts.subscriber.subscribed() if parts.subscriber else nullcontext(),
         control.listening(socket_path(config.name)),
     ):
         log.info(
@@ -199,7 +200,11 @@ def _interface_batches(parts: Parts) -> list[Batch]:
 def _rule_batches(parts: Parts) -> list[Batch]:
     keeper = parts.keeper
     columns = parts.rule_rows.columns(
-        keeper.rules, keeper.counted(), keeper.take_left(), time.time_ns()
+        keeper.rules,
+        keeper.counted(),
+        keeper.take_left(),
+        parts.subscriber.take_rejected() if parts.subscriber else (),
+        time.time_ns(),
     )
     return [] if columns is None else list(parts.observer.batches("rule", columns))
 

@@ -35,8 +35,8 @@ from consumer.kafka_errors import lasts
 from consumer.membership import NO_GENERATION, Mark, Membership, NoMember
 from consumer.patience import Patience
 from consumer.record import Partition, Record
-from consumer.unpack import Unreadable, bound_client_library, payload_and_fault
 from service.broker import BrokerError, BrokerUnavailable, one_line
+from service.unpack import Unreadable, bound_client_library, payload_and_fault
 
 # Large enough that one fetch feeds one insert, small enough to hold several in memory.
 MAX_PARTITION_FETCH_BYTES = 8 << 20

@@ -16,9 +16,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from consumer.record import Partition, Record
-from consumer.unpack import bound_client_library, payload_and_fault
 from schemas.payload import MAX_PAYLOAD_BYTES
 from service.broker import Broker, BrokerError, BrokerUnavailable, one_line
+from service.unpack import bound_client_library, payload_and_fault
 
 # Somebody waits at a terminal for the answer.
 _REQUEST_TIMEOUT_MS = 15_000

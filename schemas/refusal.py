@@ -164,7 +164,7 @@ RULE_BOOKS = Layout(
 )
 
 VERDICTS = {"refused": 1, "observed": 2}
-STATES = {"observed": 1, "enforced": 2, "expired": 3, "removed": 4}
+STATES = {"observed": 1, "enforced": 2, "expired": 3, "removed": 4, "rejected": 5}
 
 _RULE = Field("rule", NAME, "name of the rule")
 
@@ -222,7 +222,8 @@ RULE = Record(
             "state",
             enum8(**STATES),
             "`observed`: it changes nothing, and counts what it would refuse; `enforced`;"
-            " `expired`: its end has come; `removed`",
+            " `expired`: its end has come; `removed`; `rejected`: it came by the network and is not"
+            " obeyed",
         ),
         Field("enforced", U8, "1 where it decides about packets, 0 where it only counts them"),
         Field("action", enum8(**RULE_ACTIONS), "what becomes of packets that it means"),
@@ -234,7 +235,7 @@ RULE = Record(
         Field("priority", U16, "rules of higher priority are asked first"),
         Field("origin", NAME, "`local`, `file` or `network`: how it came to the agent"),
         Field("owner", NAME, "who answers for it"),
-        Field("why", NAME, "the reason that its owner gave"),
+        Field("why", NAME, "the reason that its owner gave, or why it was rejected"),
         Field("meaning", NAME, "the packets that it means, as a filter"),
     ),
     order_by="time, node, rule, since",

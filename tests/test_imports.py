@@ -30,11 +30,13 @@ OWNERS = {
     # behind the client's face, and kafka_errors sorts what it says.
     "aiokafka": {
         "agent/publisher.py",
+        "agent/rules/subscriber.py",
         "consumer/source.py",
-        "consumer/unpack.py",
+        "service/unpack.py",
         "consumer/membership.py",
         "consumer/kafka_errors.py",
         "consumer/quarantine.py",
+        "consumer/rule_orders.py",
         "hookline/topics.py",
         "service/reach.py",
     },

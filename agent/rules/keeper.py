@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class Change:
     replaces: bool = False
     despite_allowed: bool = False
     revision: int | None = None  # that it was thought out for
+    # Of orders from the network by the rule's name: serial and end, so that none is obeyed twice.
+    serials: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Keeper:
@@ -144,7 +146,7 @@ class Keeper:
             kept, fresh = self._kept(left, put, change.origin, now_ns)
             gone = [one for one in self._record.rules.values() if one not in kept]
             try:
-                await self._make(self._record.changed(kept))
+                await self._make(self._record.changed(kept, change.serials, now_ns))
             except BaseException:
                 self._slots.give_back(one.slot for one in fresh)
                 raise
@@ -194,6 +196,11 @@ class Keeper:
         """What every rule has counted by now."""
         counts = _by_slot(self._kernel.counted())
         return lambda kept: _added(kept.before, counts(kept.slot))
+
+    @property
+    def serials(self) -> Mapping[str, tuple[int, int]]:
+        """The newest order from the network for each name, by its serial, and when that ends."""
+        return self._record.serials
 
     @property
     def revision(self) -> int:
@@ -338,7 +345,7 @@ class Keeper:
             return
         names = {one.rule.name for one in ended}
         left = [one for name, one in self._record.rules.items() if name not in names]
-        await self._make(self._record.changed(left))
+        await self._make(self._record.changed(left, {}, now_ns))
         await self._leave(ended, "expired")
         log.info("rules have ended", extra={"rules": ",".join(sorted(names))[:200]})
 

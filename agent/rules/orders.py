@@ -23,8 +23,10 @@ _KINDS: Mapping[str, type] = {
 class RuleOrders:
     """Answers what `hookline drop` asks of an agent."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, rejected: Mapping[str, int]) -> None:
+        """*rejected* counts rules of the network that are not obeyed, by reason."""
         self._keeper = keeper
+        self._rejected = rejected
 
     async def listed(self) -> Message:
         """Every rule, what it has counted, and what no rule cuts off."""
@@ -34,6 +36,7 @@ class RuleOrders:
             "allowed": list(allowed.reasons),
             "allow_list": allowed.to_message(),
             "revision": self._keeper.revision,
+            "rejected": dict(self._rejected),
         }
 
     def _described(self) -> list[Message]:

@@ -58,6 +58,15 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """A rule of the network that is not obeyed."""
+
+    name: str  # as far as it can be known
+    reason: str  # of schemas.rules.signed.REASONS
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """A rule that is no more: why, and what it had counted."""
 
@@ -76,11 +85,16 @@ class Record:
     layout: str = ""
     revision: int = 0
     rules: Mapping[str, Kept] = field(default_factory=dict)
+    # Of orders from the network, by the rule's name: serial and end.
+    serials: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def changed(self, rules: Iterable[Kept]) -> Self:
-        """The next one, with these rules."""
+    def changed(
+        self, rules: Iterable[Kept], serials: Mapping[str, tuple[int, int]], now_ns: int
+    ) -> Self:
+        """The next one, with these rules; what orders that have ended said nobody can say again."""
         kept = {one.rule.name: one for one in rules}
-        return replace(self, revision=self.revision + 1, rules=kept)
+        newest = {name: one for name, one in {**self.serials, **serials}.items() if one[1] > now_ns}
+        return replace(self, revision=self.revision + 1, rules=kept, serials=newest)
 
 
 class RecordFile:
@@ -117,6 +131,7 @@ class RecordFile:
                 "layout": record.layout,
                 "revision": record.revision,
                 "rules": [one.to_message() for one in record.rules.values()],
+                "serials": [[name, *one] for name, one in record.serials.items()],
             }
         )
         new = self._path.with_suffix(".new")
@@ -141,4 +156,6 @@ def _record(data: bytes) -> Record:
     if found["v"] != _VERSION:
         raise ValueError(f"its version is {found['v']}, not {_VERSION}")
     kept = [Kept.from_message(message) for message in found["rules"]]
-    return Record(found["layout"], found["revision"], {one.rule.name: one for one in kept})
+    serials = {str(name): (int(serial), int(end)) for name, serial, end in found["serials"]}
+    by_name = {one.rule.name: one for one in kept}
+    return Record(found["layout"], found["revision"], by_name, serials)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what rules have counted and refused to the columns of records."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,31 @@ from agent.clock import Anchor
 from agent.columns import Columns, identity, typed
 from agent.points import HookPoints
 from agent.rows import Rows
-from agent.rules.record import COUNTERS, Counts, Kept, Left
+from agent.rules.record import COUNTERS, NOTHING, Counts, Kept, Left, Rejected
 from schemas.packet import REFUSALS
 from schemas.refusal import DROP, RULE, RULE_ACTIONS, STATES, VERDICTS
 from schemas.wire import MAX_NAME_BYTES, Names
 
 _NO_RULE = "unknown"
 _COPIED = ("hop_limit", "packets", "bytes", "header_bytes", "header")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a rule; its members are columns."""
+
+    rule: str
+    since: int
+    state: str
+    enforced: bool
+    action: str
+    counts: Counts
+    until: int
+    priority: int
+    origin: str
+    owner: str
+    why: str
+    meaning: str
 
 
 class RuleRows:
@@ -30,44 +49,75 @@ class RuleRows:
         self,
         rules: Iterable[Kept],
         counts: Callable[[Kept], Counts],
-        left: Sequence[Left],
+        left: Iterable[Left],
+        rejected: Iterable[Rejected],
         now_ns: int,
     ) -> Columns | None:
         """The columns of `rule` records; None where there is nothing to tell."""
-        told = [(one.kept, one.state, one.counts) for one in left]
+        rows = [_rejected_row(one) for one in rejected]
         for one in left:
             self._told.pop(_key(one.kept), None)
+            rows.append(_row(one.kept, one.state, one.counts))
         for kept in rules:
             now = counts(kept)
             if self._told.get(_key(kept)) != now:
                 self._told[_key(kept)] = now
-                told.append((kept, "observed" if kept.rule.is_observed else "enforced", now))
-        return _rule_columns(told, now_ns) if told else None
+                rows.append(_row(kept, "observed" if kept.rule.is_observed else "enforced", now))
+        return _rule_columns(rows, now_ns) if rows else None
 
 
 def _key(kept: Kept) -> tuple[str, int]:
     return kept.rule.name, kept.since_ns
 
 
-def _rule_columns(told: Sequence[tuple[Kept, str, Counts]], now_ns: int) -> Columns:
-    kept = [one for one, _, _ in told]
-    rules = [one.rule for one in kept]
-    columns: dict[str, Any] = {
-        "time": np.full(len(told), now_ns, np.int64),
-        "rule": names_of([rule.name for rule in rules]),
-        "since": np.array([one.since_ns for one in kept], np.int64),
-        "state": np.array([STATES[state] for _, state, _ in told], np.uint8),
-        "enforced": np.array([not rule.is_observed for rule in rules], np.uint8),
-        "action": np.array([RULE_ACTIONS[rule.action] for rule in rules], np.uint8),
-        "until": np.array([rule.until_ns for rule in rules], np.int64),
-        "priority": np.array([rule.priority for rule in rules], np.uint16),
-        "origin": names_of([one.origin for one in kept]),
-        "owner": names_of([rule.owner for rule in rules]),
-        "why": names_of([rule.reason for rule in rules]),
-        "meaning": names_of([rule.match for rule in rules]),
-    }
-    counted = np.array([counts for _, _, counts in told], np.uint64).T
-    return typed(RULE, columns | dict(zip(COUNTERS, counted, strict=True)))
+def _row(kept: Kept, state: str, counts: Counts) -> _Row:
+    rule = kept.rule
+    return _Row(
+        rule=rule.name,
+        since=kept.since_ns,
+        state=state,
+        enforced=not rule.is_observed,
+        action=rule.action,
+        counts=counts,
+        until=rule.until_ns,
+        priority=rule.priority,
+        origin=kept.origin,
+        owner=rule.owner,
+        why=rule.reason,
+        meaning=rule.match,
+    )
+
+
+def _rejected_row(one: Rejected) -> _Row:
+    return _Row(
+        *(one.name, 0, "rejected", False, "pass", NOTHING, 0, 0, "network"),
+        *("", f"{one.reason}: {one.text}", ""),
+    )
+
+
+def _rule_columns(rows: Sequence[_Row], now_ns: int) -> Columns:
+    def texts(name: str) -> Names:
+        return names_of([getattr(row, name) for row in rows])
+
+    def numbers(name: str, kind: type, named: Mapping[str, int] | None = None) -> NDArray[Any]:
+        values = [getattr(row, name) for row in rows]
+        return np.array([named[value] for value in values] if named else values, kind)
+
+    counted = np.array([row.counts for row in rows], np.uint64).T
+    return typed(
+        RULE,
+        {
+            "time": np.full(len(rows), now_ns, np.int64),
+            "since": numbers("since", np.int64),
+            "state": numbers("state", np.uint8, STATES),
+            "enforced": numbers("enforced", np.uint8),
+            "action": numbers("action", np.uint8, RULE_ACTIONS),
+            "until": numbers("until", np.int64),
+            "priority": numbers("priority", np.uint16),
+            **{name: texts(name) for name in ("rule", "origin", "owner", "why", "meaning")},
+            **dict(zip(COUNTERS, counted, strict=True)),
+        },
+    )
 
 
 def drop_columns(

@@ -9,7 +9,7 @@ import lz4.frame
 import zstandard
 
 from consumer.api.fault import INCORRECT_DATA, NOT_IMPLEMENTED, QUERY_IS_TOO_LARGE, Fault
-from consumer.decompress import DamagedError, TooLargeError, decompress
+from service.decompress import DamagedError, TooLargeError, decompress
 
 # In the order of preference when a client accepts several, as ClickHouse has it.
 ENCODINGS = ("lz4", "zstd", "gzip", "deflate")

@@ -220,16 +220,3 @@ def test_a_change_applies_as_a_whole_or_not_at_all(wire):
             assert "\n" not in answer["error"]
         assert [one["name"] for one in ask(started, do="rules")["rules"]] == ["a"]
         started.stop()
-
-
-def test_ten_thousand_rules_come_at_once(wire):
-    with agent("--interface", wire.near.name) as started, listening(wire) as server:
-        blocked = [
-            rule(f"r{n}", f"src host 203.0.{n >> 8}.{n & 255}", is_observed=False)
-            for n in range(10_000)
-        ]
-        assert put(started, *blocked, rule("last", f"src host {wire.far.ipv4}"))["ok"]
-        sends(wire, 5)
-        assert received(server) == 0
-        assert len(ask(started, do="rules")["rules"]) == 10_001
-        started.stop()

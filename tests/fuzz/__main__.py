@@ -25,10 +25,10 @@ with atheris.instrument_imports(
     from agent.spool import Name, Spool
     from consumer.config import Config as ConsumerConfig
     from consumer.record import Accepted, Record, Rejected, judge
-    from consumer.unpack import Allowance, Batches
     from schemas import wire
     from service.options import ConfigError, build, is_secret
     from service.secrets import exposed
+    from service.unpack import Allowance, Batches
     from tests.services.bombs import CODECS
 
 from tests.consumer.test_unpack import built

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from consumer.unpack import MAX_BATCH_BYTES, MAX_RECORDS
 from hookline.kafka import Kafka
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
+from service.unpack import MAX_BATCH_BYTES, MAX_RECORDS
 from tests.consumer.engine import Engine
 from tests.consumer.process import FLOWS, Consumer, create_topics, dead_letters, publish
 from tests.schemas.batches import a_batch

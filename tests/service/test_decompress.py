@@ -8,7 +8,7 @@ from aiokafka import codec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.decompress import DamagedError, TooLargeError, decompress
+from service.decompress import DamagedError, TooLargeError, decompress
 
 COMPRESS = {
     "deflate": zlib.compress,

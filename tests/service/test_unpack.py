@@ -7,7 +7,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.unpack import MAX_RECORDS, Allowance, Batch, Batches, Unreadable
+from service.unpack import MAX_RECORDS, Allowance, Batch, Batches, Unreadable
 from tests.services.bombs import CODECS, batch, bomb, record
 
 HEADER_BYTES = 61
@@ -78,7 +78,7 @@ def test_an_answer_that_ends_in_the_middle_of_a_batch_has_those_before():
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
 def test_what_becomes_too_large_is_one_record_that_says_so(codec, monkeypatch):
-    monkeypatch.setattr("consumer.unpack.MAX_BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr("service.unpack.MAX_BATCH_BYTES", 1 << 20)
 
     fits = records_of(bomb(codec, (1 << 20) - 100))
     (too_large,) = records_of(bomb(codec, 1 << 20))

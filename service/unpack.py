@@ -18,7 +18,7 @@ from typing import NamedTuple
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from consumer.decompress import DamagedError, TooLargeError, decompress
+from service.decompress import DamagedError, TooLargeError, decompress
 
 # What agents send at once has a megabyte; a producer may collect some sixteen of them.
 MAX_BATCH_BYTES = 64 << 20

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Send signed rules to every agent: records of the compacted topic `hookline.rules`."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import for_code as error_for_code
+
+from schemas.rules.signed import TOPIC
+from service.broker import Broker, BrokerUnavailable, one_line
+
+# One, so that agents read rules in the order in which they were sent.
+_PARTITIONS = 1
+_MAX_RECORD_BYTES = 4 << 20  # two lists of 100,000 networks
+_TOPIC_CONFIGS = {"cleanup.policy": "compact", "max.message.bytes": str(_MAX_RECORD_BYTES)}
+
+
+class RuleOrders:
+    """Sends orders that are signed already; an async context."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._producer: AIOKafkaProducer | None = None
+
+    async def __aenter__(self) -> Self:
+        """Raises: BrokerUnavailable where Kafka does not let us in or the topic cannot be."""
+        await self._ensure_topic()
+        producer = AIOKafkaProducer(
+            **self._broker.connection(),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="zstd",
+            max_request_size=_MAX_RECORD_BYTES,
+        )
+        try:
+            await producer.start()
+        except KafkaError as error:
+            await producer.stop()
+            raise BrokerUnavailable(one_line(error)) from None
+        self._producer = producer
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def send(self, values: Mapping[str, bytes]) -> None:
+        """Send one record for each rule, by its name; all are in Kafka when this returns.
+
+        Raises:
+            BrokerUnavailable: some may not be.
+        """
+        assert self._producer is not None  # noqa: S101 - it is a context
+        try:
+            sent = [
+                await self._producer.send(TOPIC, value, key=name.encode())
+                for name, value in values.items()
+            ]
+            for one in sent:
+                await one
+        except KafkaError as error:
+            raise BrokerUnavailable(one_line(error)) from None
+
+    async def _ensure_topic(self) -> None:
+        admin = AIOKafkaAdminClient(**self._broker.connection())
+        topic = NewTopic(
+            TOPIC,
+            num_partitions=_PARTITIONS,
+            replication_factor=-1,
+            replica_assignments={},
+            topic_configs=_TOPIC_CONFIGS,
+        )
+        try:
+            await admin.start()
+            if TOPIC in await admin.list_topics():
+                return
+            answer = await admin.create_topics([topic])
+        except KafkaError as error:
+            raise BrokerUnavailable(one_line(error)) from None
+        finally:
+            await admin.close()
+        for _, code, reason in answer.topic_errors:
+            if code and error_for_code(code) is not TopicAlreadyExistsError:
+                raise BrokerUnavailable(f"topic {TOPIC} cannot be created: {reason or code}")

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that come over Kafka: agents obey what keys that they trust have signed, and nothing else."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import msgpack
+import pytest
+
+from consumer.rule_orders import RuleOrders
+from schemas.refusal import STATES
+from schemas.rules.rule import Rule
+from schemas.rules.signed import new_key, public_text, put, read_key, sign, withdraw
+from service.broker import Broker
+from tests.agent.test_rules import PORT, ask, listening, received, sends
+from tests.lab.agents import Agent, agent
+from tests.lab.published import read_published
+from tests.lab.waiting import wait_until
+
+pytestmark = pytest.mark.kernel
+
+
+class Signer:
+    """Somebody with a key, and Kafka."""
+
+    def __init__(self, folder, kafka: str, name: str) -> None:
+        pem, public = new_key()
+        path = folder / f"{name}.pem"
+        path.write_bytes(pem)
+        self.key = read_key(path)
+        self.line = f"{name} {public_text(public)}\n"
+        self._broker = Broker(kafka, "plaintext", "", "", "", "PLAIN", "", "", "test")
+
+    def send(self, values: dict[str, bytes]) -> None:
+        async def sending() -> None:
+            async with RuleOrders(self._broker) as orders:
+                await orders.send(values)
+
+        asyncio.run(sending())
+
+    def put(self, *rules: Rule, nodes: Sequence[str] = ()) -> dict[str, bytes]:
+        """Put rules on the node that they are called after: tests share the topic."""
+        own = [rules[0].name.rpartition("-")[0]]
+        values = {one.name: put(one, self.key, nodes=nodes or own) for one in rules}
+        self.send(values)
+        return values
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory, kafka) -> Signer:
+    return Signer(tmp_path_factory.mktemp("alice"), kafka, "alice")
+
+
+@pytest.fixture
+def obedient(wire, kafka, tmp_path, signer) -> Iterator[Agent]:
+    """An agent that trusts the signer."""
+    trusted = tmp_path / "trusted"
+    trusted.write_text(f"# who may\n{signer.line}")
+    flags = ("--interface", wire.near.name, "--trusted-keys", str(trusted))
+    with agent(*flags, kafka=kafka) as started:
+        yield started
+
+
+_names = iter(range(1000))
+
+
+def a_rule(started: Agent, match: str = f"udp and dst port {PORT}", **others: object) -> Rule:
+    """One of a name that no other test uses, since they share a topic."""
+    end = {"until_ns": time.time_ns() + 60_000_000_000}
+    about = {"owner": "alice", "reason": "test", "is_observed": False}
+    return Rule(name=f"{started.name}-{next(_names)}", match=match, **about | end | others)
+
+
+def names(started: Agent) -> list[str]:
+    return [one["name"] for one in ask(started, do="rules")["rules"]]
+
+
+def rejected(started: Agent, reason: str) -> int:
+    return ask(started, do="rules")["rejected"].get(reason, 0)
+
+
+def test_a_signed_rule_is_in_force_soon_and_withdrawn_as_soon(wire, obedient, signer):
+    rule = a_rule(obedient)
+    signer.put(rule)
+    wait_until(lambda: rule.name in names(obedient), "the rule to come")
+    (told,) = ask(obedient, do="rules")["rules"]
+    assert (told["from"], told["state"]) == ("network", "enforced")
+    with listening(wire) as server:
+        sends(wire, 5)
+        assert received(server) == 0
+        signer.send({rule.name: withdraw(rule.name, signer.key, until_ns=rule.until_ns)})
+        wait_until(lambda: not names(obedient), "the rule to go")
+        sends(wire, 5)
+        assert received(server) == 5
+
+
+def test_a_rule_for_other_nodes_is_none_of_ours(obedient, signer):
+    for_others, for_all = a_rule(obedient), a_rule(obedient)
+    signer.put(for_others, nodes=["nobody*"])
+    signer.put(for_all, nodes=["nobody*", f"{obedient.name[:-1]}*"])
+    wait_until(lambda: for_all.name in names(obedient), "the rule to come")
+    assert for_others.name not in names(obedient)
+
+
+def test_what_is_not_signed_by_a_trusted_key_is_rejected_and_told(
+    wire, kafka, obedient, signer, tmp_path
+):
+    stranger = Signer(tmp_path, kafka, "mallory")
+    forged = a_rule(obedient)
+    value = msgpack.unpackb(put(forged, signer.key, nodes=[obedient.name]))
+    body = msgpack.unpackb(value["body"])
+    body["rule"]["match"] = "ip or ip6"
+    changed = msgpack.packb({**value, "body": msgpack.packb(body)})
+    mine = msgpack.unpackb(put(forged, stranger.key, nodes=[obedient.name]))
+    signer.send(
+        {
+            f"{forged.name}-forged": changed,
+            f"{forged.name}-junk": b"\xc1junk",
+            f"{forged.name}-untrusted": msgpack.packb(mine),
+            f"{forged.name}-as-hers": msgpack.packb({**mine, "key": value["key"]}),
+            f"{forged.name}-unsigned": msgpack.packb(
+                {key: one for key, one in value.items() if key != "signature"}
+            ),
+            # Her own, under another rule's name.
+            f"{forged.name}-other": put(forged, signer.key, nodes=[obedient.name]),
+            f"{forged.name}-early": put(
+                forged, signer.key, nodes=[obedient.name], now_ns=time.time_ns() + 10**12
+            ),
+        }
+    )
+    expected = {"forged": 2, "untrusted": 1, "unsigned": 1, "malformed": 2, "early": 1}
+    for reason, count in expected.items():
+        wait_until(lambda: rejected(obedient, reason) == count, f"{count} to be {reason}")  # noqa: B023
+    assert not names(obedient)
+    obedient.stop()
+    published = read_published(kafka, obedient.name)
+    is_rejected = published.column("rule", "state") == STATES["rejected"]
+    whys = published.column("rule", "why")[is_rejected].tolist()
+    assert any(why.startswith("forged: ") for why in whys)
+    assert len(whys) == sum(expected.values())
+
+
+def test_a_withdrawn_rule_does_not_come_back_when_it_is_sent_again(obedient, signer):
+    rule, last = a_rule(obedient), a_rule(obedient)
+    first = signer.put(rule)
+    wait_until(lambda: rule.name in names(obedient), "the rule to come")
+    signer.send({rule.name: withdraw(rule.name, signer.key, until_ns=rule.until_ns)})
+    wait_until(lambda: rule.name not in names(obedient), "the rule to go")
+    signer.send(first)
+    signer.put(last)
+    wait_until(lambda: last.name in names(obedient), "the last one to come")
+    assert rule.name not in names(obedient)
+    assert rejected(obedient, "replayed") == 1
+
+
+def test_neither_a_restart_nor_the_topics_past_brings_a_withdrawn_rule_back(
+    wire, kafka, tmp_path, obedient, signer
+):
+    rule, kept = a_rule(obedient), a_rule(obedient)
+    signer.put(rule, kept)
+    wait_until(lambda: rule.name in names(obedient), "the rule to come")
+    signer.send({rule.name: withdraw(rule.name, signer.key, until_ns=rule.until_ns)})
+    wait_until(lambda: rule.name not in names(obedient), "the rule to go")
+    obedient.stop()
+    flags = ("--interface", wire.near.name, "--trusted-keys", str(tmp_path / "trusted"))
+    with agent(*flags, kafka=kafka, name=obedient.name) as second:
+        last = a_rule(second)
+        signer.put(last)
+        wait_until(lambda: last.name in names(second), "the last one to come")
+        assert {kept.name, last.name} <= set(names(second))
+        assert rule.name not in names(second)
+        second.stop()
+
+
+def test_a_rule_without_an_end_or_that_cuts_off_the_broker_is_refused(obedient, signer, kafka):
+    cutting = a_rule(obedient, "tcp and host 127.0.0.1")
+    body = msgpack.unpackb(msgpack.unpackb(put(a_rule(obedient), signer.key))["body"])
+    body["rule"].pop("until_ns")
+    body["until_ns"] = 0
+    signer.send(
+        {
+            cutting.name: put(cutting, signer.key, nodes=[obedient.name]),
+            body["name"]: sign(body, signer.key),
+        }
+    )
+    wait_until(lambda: rejected(obedient, "refused") == 1, "one to be refused")
+    assert not names(obedient)
+
+
+def test_ten_thousand_signed_rules_are_obeyed_together(wire, obedient, signer):
+    first = a_rule(obedient)
+    rules = [
+        replace(first, name=f"{first.name}{n}", match=f"src host 203.1.{n >> 8}.{n & 255}")
+        for n in range(10_000)
+    ]
+    signer.put(*rules, replace(first, match=f"src host {wire.far.ipv4}"))
+    wait_until(lambda: len(names(obedient)) == 10_001, "all rules to come", 60)
+    with listening(wire) as server:
+        sends(wire, 5)
+        assert received(server) == 0

@@ -174,7 +174,7 @@ _WRITTEN = {
 }
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)  # a space has up to 24 KiB
 def meaning_of(match: str) -> tuple[Space, ...]:
     """The spaces of a rule's match.
 

@@ -217,12 +217,9 @@ def difference(now: Iterable[Rule], wanted: Iterable[Rule]) -> Difference:
 
 def described(rule: Rule) -> str:
     """A rule in one line."""
-    parts = [
-        rule.name,
-        "observed" if rule.is_observed else "enforced",
-        f"priority {rule.priority}:",
-    ]
-    parts.append(rule.action if rule.limit is None else f"{rule.action} {rule.limit}")
+    state = "observed" if rule.is_observed else "enforced"
+    parts = [f"{rule.name} ({state}, priority {rule.priority}):"]
+    parts.append(rule.action if rule.limit is None else f"{rule.action} {rule.limit}:")
     parts.append(rule.match or "any packet")
     parts += [
         f"and {side} in {len(networks)} networks"

@@ -3,13 +3,14 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from hookline import output
 from hookline.drop import arguments
 from hookline.drop.orders import FILE, Installed, change, installed
 from schemas.rules.rule import Rule, RuleError
-from schemas.rules.rulesfile import Difference, difference
+from schemas.rules.rulesfile import Difference, difference, time_of
 
 EPILOG = """\
 examples:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan, ask, and change what differs."""
-    wanted = arguments.rules_of_file(args.file)
+    wanted = _lasting(arguments.rules_of_file(args.file))
     there = installed(args.agent)
     _refuse_foreign(wanted, there, args.file)
     plan = difference([one.rule for one in there.rules if one.origin == FILE], wanted)
@@ -57,6 +58,15 @@ def run(args: argparse.Namespace) -> int:
     )
     _tell(plan)
     return 0
+
+
+def _lasting(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """Those whose time has not ended, which the agent takes out by itself."""
+    now_ns = time.time_ns()
+    for rule in rules:
+        if rule.is_over(now_ns):
+            print(f"{rule.name} is left out: it ended {time_of(rule.until_ns)}", file=sys.stderr)
+    return tuple(rule for rule in rules if not rule.is_over(now_ns))
 
 
 def _refuse_foreign(wanted: tuple[Rule, ...], there: Installed, path: Path) -> None:

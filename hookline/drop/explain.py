@@ -10,7 +10,7 @@ from pathlib import Path
 from hookline import output
 from hookline.arguments import number_from
 from hookline.drop import arguments
-from hookline.drop.frames import Found, frame_in, frame_of_file, packet_of
+from hookline.drop.frames import Found, frame_in, frame_of_file, is_tunnel, packet_of
 from hookline.drop.orders import installed
 from hookline.drop.packets import packet_in, told
 from schemas.fields import DIRECTIONS
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         rules, allowed = [standing.rule for standing in there.rules], there.allowed
     for line in explained(rules, packet, allowed, time.time_ns()):
         print(output.printable(line))
+    if not args.packet and is_tunnel(packet):
+        print("agents ask rules of the packet in this tunnel, unless --tunnels says otherwise")
     return 0
 
 

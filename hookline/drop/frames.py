@@ -2,8 +2,8 @@
 """The bytes of one frame as a packet that rules can be asked about.
 
 Ethernet, VLAN tags, IPv4 with options, IPv6 with extension headers, and as much of the header
-behind them as rules ask for.  Tunnels stay closed: rules ask of the packet on the wire.  Ports of a
-later fragment are not in it, and so are 0 here, while the kernel remembers those of the first.
+behind them as rules ask for.  Tunnels stay closed here.  Ports of a later fragment are not in it, and
+so are 0, while the kernel remembers those of the first.
 """
 
 import re
@@ -23,6 +23,8 @@ from schemas.rules.rule import RuleError
 ETHERNET = 1  # https://www.tcpdump.org/linktypes.html
 _BARE_IP = (12, 101, 228, 229)
 _DIRECTIONS = {INBOUND: "ingress", OUTBOUND: "egress"}
+_TUNNELS = tuple(PROTOCOLS[name] for name in ("ipip", "6in4", "gre"))
+_TUNNEL_PORTS = (4789, 6081)  # VXLAN, GENEVE
 _TAGS = (0x8100, 0x88A8, 0x9100)
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AH, _OPTIONS = 0, 43, 44, 51, 60
 _EXTENSIONS = (_HOP_BY_HOP, _ROUTING, _OPTIONS)
@@ -89,6 +91,13 @@ def frame_of_file(path: Path, number: int) -> Found:
         link.link_type,
         link.name,
         _DIRECTIONS.get(int(capture.packets.direction[at]), ""),
+    )
+
+
+def is_tunnel(packet: Packet) -> bool:
+    """Whether agents may look for another packet in it."""
+    return packet.protocol in _TUNNELS or (
+        packet.protocol == PROTOCOLS["udp"] and packet.dst_port in _TUNNEL_PORTS
     )
 
 

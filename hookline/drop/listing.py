@@ -80,9 +80,9 @@ def _row(standing: Standing) -> list[str]:
         f"{rule.action} {rule.limit}" if rule.limit else rule.action,
         " and ".join([*match, *lists]) or "any packet",
         time_of(rule.until_ns) if rule.until_ns else "-",
-        words.with_unit(standing.hits_packets, ""),
-        words.with_unit(standing.hits_bytes, ""),
-        words.with_unit(standing.refused_packets, ""),
+        words.with_unit(standing.hit_packets, ""),
+        words.with_unit(standing.hit_bytes, ""),
+        words.with_unit(standing.over_packets, ""),
         standing.origin,
     ]
 
@@ -94,6 +94,7 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps(standing.to_record()))
         return 0
     rule = standing.rule
+    verb = "would refuse" if rule.is_observed else "refused"
     told = {
         "name": rule.name,
         "state": standing.state,
@@ -110,8 +111,9 @@ def _show(args: argparse.Namespace) -> int:
         "owner": rule.owner or "-",
         "reason": rule.reason or "-",
         "from": standing.origin,
-        "matched": f"{standing.hits_packets:,} packets, {standing.hits_bytes:,} bytes",
-        "refused": f"{standing.refused_packets:,} packets, {standing.refused_bytes:,} bytes",
+        "counts since": time_of(standing.since_ns) if standing.since_ns else "-",
+        "matched": f"{standing.hit_packets:,} packets, {standing.hit_bytes:,} bytes",
+        verb: f"{standing.over_packets:,} packets, {standing.over_bytes:,} bytes",
         "boxes": str(len(boxes_of(rule))),
     }
     if there.allowed is not None and (reasons := conflicts(rule, there.allowed)):

@@ -11,10 +11,12 @@ from typing import Any
 
 from hookline.remote import RemoteError, ordered
 from schemas.rules.allow import Allowed
-from schemas.rules.rule import Rule
+from schemas.rules.rule import FIELDS, Rule
 
 LOCAL, FILE, NETWORK = "local", "file", "network"
-COUNTS = ("hits_packets", "hits_bytes", "refused_packets", "refused_bytes")
+# Packets and bytes that a rule was asked about, and those of them that it refused; one that is
+# observed, those that it would have.
+COUNTS = ("hit_packets", "hit_bytes", "over_packets", "over_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +26,18 @@ class Standing:
     rule: Rule
     state: str  # observed, enforced or expired
     origin: str  # local, file or network
-    hits_packets: int
-    hits_bytes: int
-    refused_packets: int
-    refused_bytes: int
+    since_ns: int  # wall time from which it counts
+    hit_packets: int
+    hit_bytes: int
+    over_packets: int
+    over_bytes: int
 
     def to_record(self) -> dict[str, Any]:
         """The rule as `--format json` prints it."""
         counts = {name: getattr(self, name) for name in COUNTS}
         message = self.rule.to_message(is_packed=False)
-        return {**message, "state": self.state, "from": self.origin, **counts}
+        stands = {"state": self.state, "from": self.origin, "since_ns": self.since_ns}
+        return {**message, **stands, **counts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def installed(agent: str | None) -> Installed:
     with ordered(agent, {"do": "rules"}) as order:
         answer = order.answer
     try:
-        data = answer.get("allowed_data")
+        data = answer.get("allow_list")
         return Installed(
             rules=tuple(_standing(entry) for entry in answer["rules"]),
             reasons=tuple(str(reason) for reason in answer["allowed"]),
@@ -82,10 +86,11 @@ def installed(agent: str | None) -> Installed:
 
 
 def _standing(entry: Mapping[str, Any]) -> Standing:
-    rule = dict(entry)
-    state, origin = str(rule.pop("state")), str(rule.pop("from"))
-    counts = {name: int(rule.pop(name)) for name in COUNTS}
-    return Standing(Rule.from_message(rule), state, origin, **counts)
+    # An agent may tell more of a rule than we know.
+    rule = Rule.from_message({key: value for key, value in entry.items() if key in FIELDS})
+    counts = {name: int(entry[name]) for name in COUNTS}
+    since_ns = int(entry.get("since_ns", 0))
+    return Standing(rule, str(entry["state"]), str(entry["from"]), since_ns, **counts)
 
 
 def change(

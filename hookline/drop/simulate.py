@@ -197,8 +197,8 @@ def _notes(rules: list[Rule], whole: Everything, allowed: Allowed | None) -> lis
     notes = list(dict.fromkeys(note for rule in rules for note in notes_on(rule)))
     if whole.unjudged_packets:
         notes.append(
-            f"{whole.unjudged_packets:,} packets are left out: rows of tunnels and of flows that were"
-            " not told apart do not say what a rule asks"
+            f"{whole.unjudged_packets:,} packets are left out: their rows are totals, which do not say"
+            " what a rule asks"
         )
     reasons = [
         reason for rule in rules if allowed is not None for reason in conflicts(rule, allowed)

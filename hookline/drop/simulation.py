@@ -28,9 +28,10 @@ KINDS = ("process", "unit", "peer", "port")
 _MOST_NAMES = 1000
 
 _SINCE = "({since:UInt32} = 0 OR flows.time >= now64(9) - toIntervalSecond({since:UInt32}))"
-# Rules are about IP packets on the wire; of these rows, the packets were something else.
-_JUDGED = f"flows.ethertype IN ({IPV4}, {IPV6}) AND flows.tunnel = 'none'"
-_UNJUDGED = "flows.ethertype = 0 OR flows.tunnel != 'none'"
+# Rules are about IP packets, of tunnels about those that the rows count in `packets`.
+_JUDGED = f"flows.ethertype IN ({IPV4}, {IPV6})"
+# Totals of packets that were not told apart.
+_UNJUDGED = "flows.ethertype = 0"
 _EVERYTHING = f"""
 SELECT sum(packets), sum(bytes), sumIf(packets, {_UNJUDGED}) FROM flows WHERE {_SINCE}
 """

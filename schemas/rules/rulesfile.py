@@ -25,7 +25,7 @@ import yaml
 from schemas.rules.intervals import Network
 from schemas.rules.rule import MAX_NETWORKS, Rule, RuleError, network_in, shown
 
-MAX_RULES = 1000
+MAX_RULES = 10_000
 _SHOWN_VALUE = 60
 
 

@@ -101,17 +101,17 @@ _DIMENSIONS = {
     "dscp": ("dscps", EVERYWHERE.protocols),
     "direction": ("directions", EVERYWHERE.protocols),
 }
-# Terms of filters that rules do not have, by column, and what does; a tree that asks for one
-# of a tunnel's fields asks for the tunnel too.
+# Terms of filters that rules do not have, by column, and what does; a tree that asks for one of a
+# tunnel's fields asks for the tunnel too.
 _TUNNEL_ADVICE = (
-    "rules ask of the packet on the wire; use udp port 4789 (VXLAN), udp port 6081 (GENEVE),"
-    " gre, ipip or 6in4"
+    "rules ask of the packet that flows tell of, which of a tunnel is the one inside; use host, net"
+    " or port"
 )
 _NOT_IN_RULES = {
     "inner_vlan": ("innervlan", "rules know the outer tag alone; use vlan"),
     "vni": ("vni", _TUNNEL_ADVICE),
-    "outer_src_addr": ("outer", "rules ask of the packet on the wire; use host or net"),
-    "outer_dst_addr": ("outer", "rules ask of the packet on the wire; use host or net"),
+    "outer_src_addr": ("outer", _TUNNEL_ADVICE),
+    "outer_dst_addr": ("outer", _TUNNEL_ADVICE),
     "tunnel": ("tunnel", _TUNNEL_ADVICE),
 }
 

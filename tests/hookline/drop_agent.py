@@ -13,7 +13,13 @@ from schemas.rules.allow import Allowed, conflicts
 from schemas.rules.rule import Rule, RuleError
 from service.messages import Message, receive, send
 
-_COUNTS = {"hits_packets": 12, "hits_bytes": 3400, "refused_packets": 0, "refused_bytes": 0}
+_COUNTS = {
+    "hit_packets": 12,
+    "hit_bytes": 3400,
+    "over_packets": 7,
+    "over_bytes": 700,
+    "since_ns": 10**18,
+}
 
 
 @dataclass
@@ -48,7 +54,7 @@ class StandIn:
             "ok": True,
             "rules": rules,
             "allowed": list(self.allowed.reasons),
-            "allowed_data": self.allowed.to_message(),
+            "allow_list": self.allowed.to_message(),
             "revision": self.revision,
         }
 

@@ -184,16 +184,19 @@ def test_rules_are_listed_in_the_order_in_which_they_are_asked(agent: StandIn, d
     records = [json.loads(line) for line in drop("list", "--format", "json")[1].splitlines()]
     assert [record["name"] for record in records] == ["first", "late"]
     assert records[0]["src"] == ["10.0.0.0/8"]
-    assert records[0]["hits_packets"] == 12
+    assert records[0]["hit_packets"] == 12
 
 
 def test_one_rule_is_shown_with_what_of_it_passes_anyway(agent: StandIn, drop: Drop):
     agent.rules = {"a": (a_rule("a", "host 10.0.0.5", owner="ann"), "local")}
 
-    shown = dict(line.split(maxsplit=1) for line in drop("show", "a")[1].splitlines())
+    lines = [line.split("  ", 1) for line in drop("show", "a")[1].splitlines()]
+    shown = {key: value.strip() for key, value in lines}
     assert shown["match"] == "host 10.0.0.5"
+    assert shown["counts since"] == "2001-09-09T01:46:40Z"
     assert shown["matched"] == "12 packets, 3,400 bytes"
-    assert shown["passes"] == "anyway  Kafka broker 10.0.0.5:9092"
+    assert shown["would refuse"] == "7 packets, 700 bytes"
+    assert shown["passes anyway"] == "Kafka broker 10.0.0.5:9092"
 
 
 def test_what_is_allowed_is_told(agent: StandIn, drop: Drop):
@@ -236,6 +239,18 @@ def test_a_file_is_applied_once_its_plan_is_agreed_to(agent: StandIn, drop: Drop
         "scanners": "file",
     }
     assert drop("apply", file)[:2] == (0, "nothing to change\n")
+
+
+def test_a_rule_of_a_file_that_has_ended_is_not_wanted_any_more(
+    agent: StandIn, drop: Drop, tmp_path: Path
+):
+    (tmp_path / "old.yaml").write_text("rules: [{name: r, match: udp, until: 2001-01-01}]")
+
+    assert drop("apply", str(tmp_path / "old.yaml")) == (
+        0,
+        "nothing to change\n",
+        "r is left out: it ended 2001-01-01T00:00:00Z\n",
+    )
 
 
 def test_a_plan_without_anybody_to_agree_changes_nothing(

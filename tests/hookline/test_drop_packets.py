@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1Q, Ether
@@ -64,8 +64,9 @@ def test_a_packet_is_read_as_it_is_told(text, packet):
 
 @given(packets())
 def test_whatever_is_told_is_read_again(packet):
-    if packet.protocol == 0 or (packet.version == 6 and packet.src_addr >> 32 == 0xFFFF):
-        return
+    mapped = any(addr >> 32 == 0xFFFF for addr in (packet.src_addr, packet.dst_addr))
+    # A protocol 0 has no name, and an IPv6 packet with a mapped address reads as IPv4.
+    assume(packet.protocol and not (packet.version == 6 and mapped))
     said = told(packet)
 
     assert told(packet_in(said)) == said

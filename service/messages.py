@@ -12,8 +12,7 @@ from typing import Any
 import msgpack
 
 LENGTH_BYTES = 4
-# Thousands of interfaces fit, and rules with long lists; a peer that announces more speaks something
-# else.
+# Thousands of interfaces fit; a peer that announces more speaks something else.
 MAX_BYTES = 1 << 26
 _MAX_FDS = 4
 

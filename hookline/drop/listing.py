@@ -13,7 +13,7 @@ from hookline.drop.orders import Standing, installed
 from schemas.rules.allow import conflicts
 from schemas.rules.boxes import boxes_of
 from schemas.rules.decide import in_order
-from schemas.rules.rulesfile import time_of
+from schemas.rules.rulesfile import meaning_in_words, time_of
 
 _HEADER = (
     *("priority", "name", "state", "action", "match", "until", "packets", "bytes", "refused"),
@@ -67,18 +67,12 @@ def _list(args: argparse.Namespace) -> int:
 
 def _row(standing: Standing) -> list[str]:
     rule = standing.rule
-    lists = [
-        f"{side} in {len(networks)} networks"
-        for side, networks in (("src", rule.src), ("dst", rule.dst))
-        if networks
-    ]
-    match = [rule.match] if rule.match or not lists else []
     return [
         str(rule.priority),
         rule.name,
         standing.state,
         f"{rule.action} {rule.limit}" if rule.limit else rule.action,
-        " and ".join([*match, *lists]) or "any packet",
+        meaning_in_words(rule),
         time_of(rule.until_ns) if rule.until_ns else "-",
         words.with_unit(standing.hit_packets, ""),
         words.with_unit(standing.hit_bytes, ""),
@@ -100,7 +94,7 @@ def _show(args: argparse.Namespace) -> int:
         "state": standing.state,
         "match": rule.match or "any packet",
         **{
-            side: f"in {len(networks)} networks: {', '.join(map(str, networks[:3]))}"
+            side: f"in {len(networks):,} networks: {', '.join(map(str, networks[:3]))}"
             + (", ..." if len(networks) > 3 else "")
             for side, networks in (("src", rule.src), ("dst", rule.dst))
             if networks

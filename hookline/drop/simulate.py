@@ -15,6 +15,7 @@ from hookline.drop.simulation import (
     KINDS,
     Everything,
     Outcome,
+    Period,
     everything,
     notes_on,
     outcome,
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far back, as 30s, 5m, 2h, 7d, or all (default: %(default)s)",
     )
+    parser.add_argument("--node", default="", metavar="NAME", help="of this node alone")
     parser.add_argument(
         "--top",
         type=number_from(1, 1000),
@@ -80,11 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what would have become of the packets."""
     rules, allowed = _chosen(args)
+    period = Period(args.since, args.node)
     with history.open_history(data=args.data, url=args.url) as opened:
-        whole = everything(opened, args.since)
-        found = [
-            (rule, outcome(opened, rule, args.since, has_names=len(rules) == 1)) for rule in rules
-        ]
+        whole = everything(opened, period)
+        found = [(rule, outcome(opened, rule, period, has_names=len(rules) == 1)) for rule in rules]
     if args.format == "json":
         for rule, its in found:
             print(json.dumps(_record(rule, its, whole, args)))
@@ -223,6 +224,7 @@ def _record(
         "rule": rule.name,
         "action": rule.action,
         "since_seconds": args.since,
+        "node": args.node,
         "flows": its.flows,
         "packets": its.packets,
         "bytes": its.bytes,

@@ -27,13 +27,16 @@ KINDS = ("process", "unit", "peer", "port")
 # More than anybody reads, so that what several questions find can be put together.
 _MOST_NAMES = 1000
 
-_SINCE = "({since:UInt32} = 0 OR flows.time >= now64(9) - toIntervalSecond({since:UInt32}))"
+_CHOSEN = (
+    "({since:UInt32} = 0 OR flows.time >= now64(9) - toIntervalSecond({since:UInt32}))"
+    " AND ({node:String} = '' OR flows.node = {node:String})"
+)
 # Rules are about IP packets, of tunnels about those that the rows count in `packets`.
 _JUDGED = f"flows.ethertype IN ({IPV4}, {IPV6})"
 # Totals of packets that were not told apart.
 _UNJUDGED = "flows.ethertype = 0"
 _EVERYTHING = f"""
-SELECT sum(packets), sum(bytes), sumIf(packets, {_UNJUDGED}) FROM flows WHERE {_SINCE}
+SELECT sum(packets), sum(bytes), sumIf(packets, {_UNJUDGED}) FROM flows WHERE {_CHOSEN}
 """
 _TOTALS = """
 SELECT
@@ -96,14 +99,26 @@ class Everything:
     unjudged_packets: int
 
 
-def everything(history: History, since: int) -> Everything:
-    """The whole of the last *since* seconds, 0 for all time; raises `HistoryError`."""
-    (row,) = history.rows(_EVERYTHING, {"since": since}).rows
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The part of the history that is asked."""
+
+    since: int = 0  # how many seconds back; 0 for all time
+    node: str = ""  # "" for all nodes
+
+    @property
+    def values(self) -> dict[str, str | int]:
+        return {"since": self.since, "node": self.node}
+
+
+def everything(history: History, period: Period) -> Everything:
+    """The whole of the period; raises `HistoryError`."""
+    (row,) = history.rows(_EVERYTHING, period.values).rows
     return Everything(*map(int, row))
 
 
-def outcome(history: History, rule: Rule, since: int, *, has_names: bool = True) -> Outcome:
-    """What *rule*, alone and enforced, means of the last *since* seconds.
+def outcome(history: History, rule: Rule, period: Period, *, has_names: bool = True) -> Outcome:
+    """What *rule*, alone and enforced, means of the period.
 
     Raises:
         HistoryError: ClickHouse does not answer.
@@ -113,10 +128,10 @@ def outcome(history: History, rule: Rule, since: int, *, has_names: bool = True)
     )
     slots: Counter[tuple[str, ...]] = Counter()
     slot_bytes: Counter[tuple[str, ...]] = Counter()
-    conditions = Conditions("flows", {"since": since})
+    conditions = Conditions("flows", period.values)
     match = conditions.of(parse(rule.match, for_packets=True))
     for lists in _lists(rule):
-        where = " AND ".join([_SINCE, _JUDGED, match, *lists])
+        where = " AND ".join([_CHOSEN, _JUDGED, match, *lists])
         _take_totals(found, history.rows(_TOTALS.replace("{where}", where), conditions.values).rows)
         if has_names:
             for kind, name, packets, count in history.rows(

@@ -18,7 +18,10 @@ from schemas.rules.decide import Packet
 from schemas.rules.rule import RuleError
 from tests.schemas.rules.packets import a_packet, packets
 
-SYN = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1234, dport=80, flags="S")
+NEIGHBOUR = "02:00:00:00:00:02"
+SYN = (
+    Ether(dst=NEIGHBOUR) / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1234, dport=80, flags="S")
+)
 
 
 def _packet(frame: Frame) -> Packet:
@@ -102,7 +105,7 @@ def test_what_is_no_packet_is_refused(text, said):
     [
         (SYN, "tcp 10.0.0.1:1234 > 10.0.0.2:80 flags syn on eth0 ingress"),
         (
-            Ether()
+            Ether(dst=NEIGHBOUR)
             / Dot1Q(vlan=12)
             / Dot1Q(vlan=3)
             / IP(tos=184, options=[])
@@ -110,25 +113,25 @@ def test_what_is_no_packet_is_refused(text, said):
             "udp 127.0.0.1:1 > 127.0.0.1:2 vlan 12 dscp 46 on eth0 ingress",
         ),
         (
-            Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / ICMP(type=3, code=1),
+            Ether(dst=NEIGHBOUR) / IP(src="10.0.0.1", dst="10.0.0.2") / ICMP(type=3, code=1),
             "icmp 10.0.0.1 > 10.0.0.2 type 3 code 1 on eth0 ingress",
         ),
         (
-            Ether()
+            Ether(dst=NEIGHBOUR)
             / IPv6(src="2001:db8::1", dst="2001:db8::2", tc=184)
             / IPv6ExtHdrDestOpt()
             / UDP(sport=53, dport=4000),
             "udp [2001:db8::1]:53 > [2001:db8::2]:4000 dscp 46 on eth0 ingress",
         ),
         (
-            Ether()
+            Ether(dst=NEIGHBOUR)
             / IPv6(src="2001:db8::1", dst="2001:db8::2")
             / IPv6ExtHdrFragment(offset=100, nh=17)
             / b"later",
             "udp [2001:db8::1]:0 > [2001:db8::2]:0 on eth0 ingress",
         ),
         (
-            Ether() / IP(src="10.0.0.1", dst="10.0.0.2", frag=100, proto=6) / b"later",
+            Ether(dst=NEIGHBOUR) / IP(src="10.0.0.1", dst="10.0.0.2", frag=100, proto=6) / b"later",
             "tcp 10.0.0.1:0 > 10.0.0.2:0 on eth0 ingress",
         ),
     ],
@@ -139,7 +142,7 @@ def test_a_frame_is_read_as_far_as_rules_ask(frame, text):
 
 def test_what_is_not_ip_is_never_touched():
     with pytest.raises(RuleError, match="ethertype 0x0806 is not IP, and rules never touch"):
-        _packet(Ether() / ARP())
+        _packet(Ether(dst=NEIGHBOUR) / ARP())
 
 
 @pytest.mark.parametrize("count", range(len(bytes(SYN))))
@@ -177,7 +180,7 @@ def test_what_is_no_dump_is_refused(dump):
 
 def test_a_packet_of_a_capture_is_found_by_its_number(tmp_path: Path):
     path = tmp_path / "a.pcap"
-    wrpcap(str(path), [Ether() / ARP(), SYN])
+    wrpcap(str(path), [Ether(dst=NEIGHBOUR) / ARP(), SYN])
 
     assert frame_of_file(path, 2).frame == bytes(SYN)
     with pytest.raises(RuleError, match="has 2 packets; write --number 1 to 2"):

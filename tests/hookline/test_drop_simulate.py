@@ -12,7 +12,7 @@ import pytest
 
 from hookline.cli import main
 from hookline.drop.lists import conditions_of
-from hookline.drop.simulation import outcome
+from hookline.drop.simulation import Period, outcome
 from hookline.history import History, open_history
 from schemas.rules.boxes import sides_of
 from schemas.rules.intervals import is_within
@@ -95,7 +95,7 @@ def simulate(stored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> S
 
 
 def test_a_rule_would_have_refused_the_rows_that_it_means(history: History):
-    found = outcome(history, a_rule(match="tcp dst port 23"), 0)
+    found = outcome(history, a_rule(match="tcp dst port 23"), Period())
 
     assert (found.flows, found.packets, found.bytes) == (2, 45, 4500)
     assert (found.refused_packets, found.refused_bytes) == (45, 4500)
@@ -106,25 +106,30 @@ def test_a_rule_would_have_refused_the_rows_that_it_means(history: History):
 
 
 def test_rules_mean_ip_packets_alone_and_those_in_tunnels(history: History):
-    assert outcome(history, a_rule(match="not port 443"), 0).packets == JUDGED_PACKETS - 150
-    assert outcome(history, a_rule(match=""), 0).packets == JUDGED_PACKETS
+    assert outcome(history, a_rule(match="not port 443"), Period()).packets == JUDGED_PACKETS - 150
+    assert outcome(history, a_rule(match=""), Period()).packets == JUDGED_PACKETS
 
 
 def test_a_rule_that_passes_refuses_nothing(history: History):
-    found = outcome(history, a_rule(match="tcp dst port 23", action="pass"), 0)
+    found = outcome(history, a_rule(match="tcp dst port 23", action="pass"), Period())
 
     assert (found.packets, found.refused_packets) == (45, 0)
 
 
 def test_what_is_older_does_not_count(history: History):
-    assert outcome(history, a_rule(match="tcp dst port 8"), 0).packets == 4
-    assert outcome(history, a_rule(match="tcp dst port 8"), 3600).packets == 0
+    assert outcome(history, a_rule(match="tcp dst port 8"), Period()).packets == 4
+    assert outcome(history, a_rule(match="tcp dst port 8"), Period(since=3600)).packets == 0
+
+
+def test_other_nodes_do_not_count(history: History):
+    assert outcome(history, a_rule(match="tcp dst port 23"), Period(node="alpha")).packets == 45
+    assert outcome(history, a_rule(match="tcp dst port 23"), Period(node="beta")).packets == 0
 
 
 def test_a_limit_refuses_what_is_above_it_in_a_slot(history: History):
     def limited(limit: Limit) -> tuple[int, int]:
         rule = a_rule(match="tcp dst port 23", action="limit", limit=limit)
-        found = outcome(history, rule, 0)
+        found = outcome(history, rule, Period())
         return found.refused_packets, found.refused_bytes
 
     # Two slots, with 35 packets of two sources, and with 10 of one.
@@ -141,28 +146,30 @@ def test_lists_are_joined_to_the_match(history: History):
         dst=(ip_network("10.0.0.2/32"),),
     )
 
-    assert outcome(history, rule, 0).packets == 92
+    assert outcome(history, rule, Period()).packets == 92
     assert (
-        outcome(history, a_rule(match="", src=(ip_network("0.0.0.0/0"),)), 0).packets
+        outcome(history, a_rule(match="", src=(ip_network("0.0.0.0/0"),)), Period()).packets
         == JUDGED_PACKETS - 50
     )
-    assert outcome(history, a_rule(match="", src=(ip_network("::/0"),)), 0).packets == 50
+    assert outcome(history, a_rule(match="", src=(ip_network("::/0"),)), Period()).packets == 50
 
 
-def test_a_list_of_100000_networks_is_asked_in_few_questions(stored: tuple[Path, Path]):
+def test_a_list_of_tens_of_thousands_of_networks_is_asked_in_few_questions(
+    stored: tuple[Path, Path],
+):
     draw = random.Random(7)
-    networks = [ip_network((draw.getrandbits(32) & ~255, 24)) for _ in range(50_000)]
-    networks += [ip_network((0x20 << 120 | draw.getrandbits(56) << 64, 64)) for _ in range(49_998)]
+    networks = [ip_network((draw.getrandbits(32) & ~255, 24)) for _ in range(20_000)]
+    networks += [ip_network((0x20 << 120 | draw.getrandbits(56) << 64, 64)) for _ in range(20_000)]
     rule = a_rule(match="", src=(*networks, ip_network("203.0.113.1"), ip_network("2001:db8::1")))
     started = time.monotonic()
 
     with open_history(data=stored[0], url=None) as served:
-        found = outcome(served, rule, 0, has_names=False)
+        found = outcome(served, rule, Period(), has_names=False)
 
     assert time.monotonic() - started < 20  # on a busy machine
     assert found.packets >= 155
     addresses = sides_of(rule.src)
-    assert len(conditions_of("flows.src_addr", addresses)) < 12
+    assert 1 < len(conditions_of("flows.src_addr", addresses)) < 6
     others = {
         "198.51.100.7": 47,
         "198.51.100.9": 2,
@@ -255,4 +262,4 @@ def test_every_rule_of_a_file_is_tried(simulate: Simulate, tmp_path: Path):
 def test_a_rule_and_its_negation_mean_everything(history: History):
     rules = [a_rule(match=match) for match in ("tcp port 23", "not tcp port 23")]
 
-    assert sum(outcome(history, rule, 0).packets for rule in rules) == JUDGED_PACKETS
+    assert sum(outcome(history, rule, Period()).packets for rule in rules) == JUDGED_PACKETS

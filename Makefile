@@ -26,7 +26,7 @@ test: dev ## run the tests; make test ARGS="-k ledger"
 chaos: dev ## kill and freeze everything at random moments; make chaos ARGS="--chaos-seed 4711"
 	$(bin)/pytest -s tests/chaos --chaos-events 200 $(ARGS)
 
-fuzz: dev ## look for records, files and options that break their readers; make fuzz ARGS="batches --seconds 600"
+fuzz: dev ## look for records, rules, files and options that break their readers; make fuzz ARGS="batches --seconds 600"
 	$(bin)/python -m tests.fuzz $(ARGS)
 
 check: lint types style shell generated ## run every check that needs no kernel and no broker

@@ -28,6 +28,7 @@ SUBCOMMANDS = (
         "what the consumer could not use: list it, see why, replay it",
     ),
     ("doctor", "hookline.doctor", "what works here, what does not, and what mends it"),
+    ("drop", "hookline.drop.command", "refuse packets by rules, tried before they act (root)"),
     ("capture", "hookline.capture", "whole packets into a file for Wireshark (root)"),
 )
 # Services have command lines of their own, `python -m NAME` too.

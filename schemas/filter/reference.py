@@ -8,6 +8,7 @@ _PAGE = """\
 # Filters
 
 `hookline flows FILTER` shows the flows that a filter means, `hookline capture -w FILE FILTER` its packets.
+[Rules](rules.md) say with it which packets a node refuses.
 The language is close to tcpdump's, and what both know means the same in both.
 
 ```text

@@ -164,6 +164,7 @@ _KINDS: dict[object, type] = {
     **dict.fromkeys(("src", "dst"), list),
     **dict.fromkeys(("src_packed", "dst_packed"), bytes),
 }
+FIELDS = frozenset(_KINDS)
 _KNOWN = ", ".join(str(key) for key in _KINDS if not str(key).endswith("_packed"))
 _WRITTEN = {
     str: "a text, in quotes where it looks like a number",
@@ -174,7 +175,7 @@ _WRITTEN = {
 }
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)  # a space has up to 24 KiB
 def meaning_of(match: str) -> tuple[Space, ...]:
     """The spaces of a rule's match.
 

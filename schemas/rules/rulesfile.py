@@ -25,7 +25,7 @@ import yaml
 from schemas.rules.intervals import Network
 from schemas.rules.rule import MAX_NETWORKS, Rule, RuleError, network_in, shown
 
-MAX_RULES = 1000
+MAX_RULES = 10_000
 _SHOWN_VALUE = 60
 
 
@@ -217,21 +217,26 @@ def difference(now: Iterable[Rule], wanted: Iterable[Rule]) -> Difference:
 
 def described(rule: Rule) -> str:
     """A rule in one line."""
+    state = "observed" if rule.is_observed else "enforced"
     parts = [
-        rule.name,
-        "observed" if rule.is_observed else "enforced",
-        f"priority {rule.priority}:",
-    ]
-    parts.append(rule.action if rule.limit is None else f"{rule.action} {rule.limit}")
-    parts.append(rule.match or "any packet")
-    parts += [
-        f"and {side} in {len(networks)} networks"
-        for side, networks in (("src", rule.src), ("dst", rule.dst))
-        if networks
+        f"{rule.name} ({state}, priority {rule.priority}):",
+        rule.action if rule.limit is None else f"{rule.action} {rule.limit}:",
+        meaning_in_words(rule),
     ]
     if rule.until_ns:
         parts.append(f"until {time_of(rule.until_ns)}")
     return " ".join(parts)
+
+
+def meaning_in_words(rule: Rule) -> str:
+    """Which packets a rule means: its match, and how long its lists are."""
+    parts = [rule.match] if rule.match else []
+    parts += [
+        f"{side} in {len(networks):,} networks"
+        for side, networks in (("src", rule.src), ("dst", rule.dst))
+        if networks
+    ]
+    return " and ".join(parts) or "any packet"
 
 
 def time_of(ns: int) -> str:

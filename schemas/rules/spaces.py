@@ -45,8 +45,8 @@ from schemas.rules.intervals import (
 IPV4_BIT, IPV6_BIT = 1, 2
 INGRESS_BIT, EGRESS_BIT = 1, 2
 # On the way to few spaces there may be more; whoever sends a rule may not make us work for long.
-_MAX_UNDER_WAY = 256
-_MAX_CUTS = 4096
+_MAX_UNDER_WAY = 128
+_MAX_CUTS = 1024
 
 Glob = tuple[str, bool]  # and whether the interface's name must match it, or must not
 
@@ -101,17 +101,17 @@ _DIMENSIONS = {
     "dscp": ("dscps", EVERYWHERE.protocols),
     "direction": ("directions", EVERYWHERE.protocols),
 }
-# Terms of filters that rules do not have, by column, and what does; a tree that asks for one
-# of a tunnel's fields asks for the tunnel too.
+# Terms of filters that rules do not have, by column, and what does; a tree that asks for one of a
+# tunnel's fields asks for the tunnel too.
 _TUNNEL_ADVICE = (
-    "rules ask of the packet on the wire; use udp port 4789 (VXLAN), udp port 6081 (GENEVE),"
-    " gre, ipip or 6in4"
+    "rules ask of the packet that flows tell of, which of a tunnel is the one inside; use host, net"
+    " or port"
 )
 _NOT_IN_RULES = {
     "inner_vlan": ("innervlan", "rules know the outer tag alone; use vlan"),
     "vni": ("vni", _TUNNEL_ADVICE),
-    "outer_src_addr": ("outer", "rules ask of the packet on the wire; use host or net"),
-    "outer_dst_addr": ("outer", "rules ask of the packet on the wire; use host or net"),
+    "outer_src_addr": ("outer", _TUNNEL_ADVICE),
+    "outer_dst_addr": ("outer", _TUNNEL_ADVICE),
     "tunnel": ("tunnel", _TUNNEL_ADVICE),
 }
 
@@ -299,10 +299,11 @@ def _without_parts(spaces: list[Space]) -> list[Space]:
 
 
 def _contains(one: Space, other: Space) -> bool:
+    # Most pairs differ in what is compared soonest: what is small, or the same object.
     numbers = zip(one[2:-1], other[2:-1], strict=True)
     return (
-        all(not its & ~mine for mine, its in numbers)
-        and one.interfaces <= other.interfaces
+        one.interfaces <= other.interfaces
+        and all(mine is its or mine & its == its for mine, its in reversed(list(numbers)))
         and covers(one.src, other.src)
         and covers(one.dst, other.dst)
     )

@@ -9,6 +9,7 @@ further into a format than chance does.  An input that makes a target fail is wr
 import argparse
 import dataclasses
 import json
+import random
 import resource
 import sys
 import tempfile
@@ -26,6 +27,10 @@ with atheris.instrument_imports(
     from consumer.config import Config as ConsumerConfig
     from consumer.record import Accepted, Record, Rejected, judge
     from schemas import wire
+    from schemas.rules.boxes import boxes_of
+    from schemas.rules.rule import MAX_BOXES, Rule, RuleError
+    from schemas.rules.rulesfile import rules_in
+    from service.messages import MessageError, packed, unpacked
     from service.options import ConfigError, build, is_secret
     from service.secrets import exposed
     from service.unpack import Allowance, Batches
@@ -33,6 +38,7 @@ with atheris.instrument_imports(
 
 from tests.consumer.test_unpack import built
 from tests.schemas.batches import a_batch
+from tests.schemas.filters import a_filter
 
 # What an input may become, on top of what is there: far below what it would take unbounded.
 _MEMORY_BYTES = 2 << 30
@@ -87,6 +93,35 @@ def configuration(content: bytes) -> None:
             assert len(said.splitlines()) <= 1, said
 
 
+def rules(content: bytes) -> None:
+    """A message is a rule and a file is rules, or they are refused in one line."""
+    for read in (_rule_of_message, _rules_of_file):
+        found, said = _rules_or_refusal(read, content)
+        assert len(said.splitlines()) <= 1, said
+        for rule in found:
+            assert len(boxes_of(rule)) <= MAX_BOXES
+            assert Rule.from_message(rule.to_message()) == rule
+
+
+def _rules_or_refusal(
+    read: Callable[[bytes], list[Rule]], content: bytes
+) -> tuple[list[Rule], str]:
+    try:
+        return read(content), ""
+    except RuleError as error:
+        return [], str(error)
+    except (MessageError, UnicodeDecodeError):
+        return [], ""
+
+
+def _rule_of_message(content: bytes) -> list[Rule]:
+    return [Rule.from_message(unpacked(content))]
+
+
+def _rules_of_file(content: bytes) -> list[Rule]:
+    return list(rules_in(content.decode(), lambda path: f"10.0.0.0/8\n{path}\n"))
+
+
 def _refusal(cls: type, table: str, file: Path) -> str:
     try:
         exposed(build(cls, table=table, flags={}, environ={}, file=file))
@@ -131,11 +166,21 @@ def _configurations() -> list[bytes]:
     return [shown, *(one.encode() for one in options)]
 
 
+def _rules() -> list[bytes]:
+    page = (ROOT / "docs/reference/rules.md").read_text()
+    shown = page.partition("```yaml\n")[2].partition("```")[0]
+    messages = [packed(rule.to_message())[4:] for rule in rules_in(shown, str)]
+    matches = [a_filter(random.Random(number)) for number in range(50)]
+    listed = [f"rules: [{{name: r, match: {json.dumps(match)}}}]".encode() for match in matches]
+    return [shown.encode(), *messages, *listed]
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "record": (record, _records),
     "batches": (batches, _answers),
     "spool": (spool, _segments),
     "configuration": (configuration, _configurations),
+    "rules": (rules, _rules),
 }
 
 

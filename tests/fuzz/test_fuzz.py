@@ -13,7 +13,7 @@ SECONDS = 3
 
 
 @pytest.mark.skipif(not find_spec("atheris"), reason="atheris is missing; run: make dev")
-@pytest.mark.parametrize("target", ["record", "batches", "spool", "configuration"])
+@pytest.mark.parametrize("target", ["record", "batches", "spool", "configuration", "rules"])
 def test_nothing_breaks_within_seconds(target, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", target, f"--seconds={SECONDS}"],

@@ -114,9 +114,9 @@ def test_packets_that_are_not_ip_are_in_no_box():
     ("match", "said"),
     [
         ("innervlan 5", "'innervlan' cannot be asked in rules: .* use vlan"),
-        ("tunnel vxlan", "'tunnel' cannot be asked in rules: .* use udp port 4789"),
+        ("tunnel vxlan", "'tunnel' cannot be asked in rules: .* use host, net or port"),
         ("vni 7", "'vni' cannot be asked in rules"),
-        ("outer src host 192.0.2.1", "'outer' cannot be asked in rules: .* use host or net"),
+        ("outer src host 192.0.2.1", "'outer' cannot be asked in rules: .* use host, net or port"),
         ("pid 33", "'pid' at character 1 can be asked of flows only"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from schemas.rules.limit import Limit
 from schemas.rules.rule import Rule, RuleError
 from schemas.rules.rulesfile import difference, networks_in, rules_in
+from tests.docs.pages import PAGES, blocks, name
 from tests.schemas.rules.packets import a_rule
 
 TEXT = """\
@@ -121,11 +122,25 @@ def test_a_difference_reads_as_a_plan():
     found = difference([goes, stays, before], [stays, after, a_rule("comes", "udp")])
 
     assert found.lines() == [
-        "+ comes observed priority 100: drop udp",
+        "+ comes (observed, priority 100): drop udp",
         "~ is",
         "    match: tcp port 23 -> tcp port 25",
         "    enforced: no -> yes",
-        "- goes observed priority 7: drop tcp port 23",
+        "- goes (observed, priority 7): drop tcp port 23",
         "1 to add, 1 to change, 1 to remove",
     ]
     assert not difference([stays], [stays])
+
+
+SHOWN = [
+    (name(page), block)
+    for page in PAGES
+    for block in blocks(page, "yaml")
+    if block.startswith("rules:\n  - name")
+]
+
+
+def test_the_pages_show_files_of_rules():
+    assert len(SHOWN) >= 2
+    for _, block in SHOWN:
+        assert _rules(block)

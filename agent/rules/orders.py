@@ -19,6 +19,8 @@ _KINDS: Mapping[str, type] = {
     "from": str,
 }
 
+_BY_HAND = ("local", "file")
+
 
 class RuleOrders:
     """Answers what `hookline drop` asks of an agent."""
@@ -63,6 +65,8 @@ def _change_in(order: Mapping[str, Any]) -> Change:
     for name, kind in _KINDS.items():
         if name in order and not isinstance(order[name], kind):
             raise RefusedChange(f"the order's {name} is {order[name]!r}; send a {kind.__name__}")
+    if order.get("from", "local") not in _BY_HAND:
+        raise RefusedChange(f"the order's from is {order['from']!r}; send one of {_BY_HAND}")
     revision = order.get("revision")
     if revision is not None and type(revision) is not int:
         raise RefusedChange(f"the order's revision is {revision!r}; send a number")

@@ -77,7 +77,8 @@ class Allowed:
 
         Addresses and ports of one kind come together, so a port of one broker is open at another.
         """
-        found = [_DHCP, _DISCOVERY]
+        # The programs let neighbour discovery pass by themselves, where it comes from the link.
+        found = [_DHCP]
         for ends in (self.brokers + self.databases, self.ssh_peers):
             if ends:
                 addresses = sides_of(tuple(ip_network(address) for address, _ in ends))

@@ -4,11 +4,24 @@
 import argparse
 import sys
 
-from hookline.drop import adding, allowed, applying, explain, listing, removing, simulate, switching
+from hookline.drop import (
+    adding,
+    allowed,
+    applying,
+    explain,
+    keygen,
+    listing,
+    removing,
+    sending,
+    simulate,
+    switching,
+)
 from hookline.history import HistoryError, PlaceError
 from hookline.remote import RemoteError
 from schemas.rules.limit import LimitError
 from schemas.rules.rule import RuleError
+from service.broker import BrokerUnavailable
+from service.options import ConfigError
 
 EPILOG = """\
 examples:
@@ -30,6 +43,9 @@ _ACTIONS = (
     ("simulate", simulate, "what a rule would have refused of what is in the history"),
     ("explain", explain, "what the rules do with one packet, and why"),
     ("allowed", allowed, "what passes whatever rules say"),
+    ("keygen", keygen, "make a key with which rules for many nodes are signed"),
+    ("send", sending.SEND, "put a rule on every node that trusts a key"),
+    ("withdraw", sending.WITHDRAW, "take such rules back"),
 )
 
 
@@ -57,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         return _fail(str(error), code=2)
     except RemoteError as error:
         return _fail(str(error), code=error.code)
-    except HistoryError as error:
+    except ConfigError as error:
+        return _fail(str(error), code=2)
+    except (HistoryError, BrokerUnavailable) as error:
         return _fail(str(error), code=1)
 
 

@@ -17,7 +17,8 @@ from schemas.filter.grammar import parse
 from schemas.filter.words import FilterError
 from schemas.rules.intervals import ADDRESS_BITS, Network, prefix_of
 from schemas.rules.limit import Limit, LimitError
-from schemas.rules.spaces import MeaningError, Space, spaces_of
+from schemas.rules.meaning import spaces_of
+from schemas.rules.spaces import MeaningError, Space
 
 ACTIONS = ("drop", "limit", "pass")
 MAX_BOXES = 16

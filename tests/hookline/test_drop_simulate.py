@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from hookline import remote
 from hookline.cli import main
 from hookline.drop.lists import conditions_of
 from hookline.drop.simulation import Period, outcome
 from hookline.history import History, open_history
+from schemas.rules.allow import Allowed
 from schemas.rules.boxes import sides_of
 from schemas.rules.intervals import is_within
 from schemas.rules.limit import Limit
+from tests.hookline.drop_agent import StandIn, standing_in
 from tests.schemas.rules.packets import a_rule
 from tests.services.served_history import served_history
 
@@ -257,6 +260,23 @@ def test_every_rule_of_a_file_is_tried(simulate: Simulate, tmp_path: Path):
         ["web", "pass", "2", "150"],
         ["telnet", "drop", "2", "45"],
     ]
+
+
+def test_a_rule_of_the_agent_is_tried_beside_what_that_allows(
+    simulate: Simulate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote, "LOCKS", tmp_path)
+    allowed = Allowed(networks=(ip_network("203.0.113.0/24"),))
+    agent = StandIn(allowed, {"no-telnet": (a_rule("no-telnet", "tcp dst port 23"), "local")})
+
+    with standing_in(tmp_path / "agent.sock", agent):
+        code, out, _ = simulate("no-telnet", "--since", "all")
+
+    assert code == 0
+    assert out.startswith("no-telnet (observed, priority 100): drop tcp dst port 23\n")
+    assert out.splitlines()[-1] == (
+        "more passes than this says: the agent here allows management network 203.0.113.0/24"
+    )
 
 
 def test_a_rule_and_its_negation_mean_everything(history: History):

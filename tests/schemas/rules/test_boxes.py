@@ -23,8 +23,9 @@ from schemas.rules.intervals import (
     prefixes_of,
     united,
 )
+from schemas.rules.meaning import spaces_of
 from schemas.rules.rule import RuleError
-from schemas.rules.spaces import MeaningError, spaces_of
+from schemas.rules.spaces import MeaningError
 from tests.schemas.rules.packets import a_packet, a_rule, filters, mapped, packets
 
 

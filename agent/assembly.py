@@ -162,4 +162,6 @@ def serve_metrics(config: Config, parts: Parts) -> None:
         owners=parts.owners,
         sockets=parts.socket_books,
         chronicle=parts.chronicle,
+        keeper=parts.keeper,
+        rejected_rules=parts.subscriber.rejected_total if parts.subscriber else None,
     )

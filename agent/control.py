@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 _ACCEPT_AGAIN_SECONDS = 1.0
+_RECEIVE_BYTES = 1 << 18
 _FAILED = 1  # as exit codes
 _REFUSED = 2
 
@@ -263,10 +264,10 @@ async def _hear(peer: socket.socket) -> Message | None:
 
 async def _exactly(peer: socket.socket, count: int) -> bytes:
     loop = asyncio.get_running_loop()
-    data = b""
+    data = bytearray()
     while len(data) < count:
-        part = await loop.sock_recv(peer, count - len(data))
+        part = await loop.sock_recv(peer, min(count - len(data), _RECEIVE_BYTES))
         if not part:
             return b""
         data += part
-    return data
+    return bytes(data)

@@ -6,7 +6,7 @@ Labels are interfaces and directions only; addresses and ports never become labe
 anyone who can send packets could then fill our memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +17,7 @@ from agent.ledger import Ledger
 from agent.outbox import Outbox
 from agent.owners import OwnerLookup
 from agent.publisher import Publisher
+from agent.rules.keeper import Keeper
 from agent.sockets import SocketBooks
 from schemas.ledger import LEDGER
 
@@ -46,8 +47,12 @@ class _Reader(Collector):
         chronicle: Chronicle | None = None,
         *,
         outbox: Outbox,
+        keeper: Keeper | None = None,
+        rejected_rules: Mapping[str, int] | None = None,
     ) -> None:
         self._outbox = outbox
+        self._keeper = keeper
+        self._rejected_rules = rejected_rules or {}
         self._chronicle = chronicle
         self._ledger = ledger
         self._publisher = publisher
@@ -69,6 +74,8 @@ class _Reader(Collector):
                 "rows about interfaces that were dropped while Kafka was away",
                 value=self._chronicle.dropped_rows_total,
             )
+        if self._keeper is not None:
+            yield from self._of_rules(self._keeper)
         if self._owners is not None:
             yield from _of_owners(self._owners)
         if self._sockets is not None:
@@ -79,6 +86,19 @@ class _Reader(Collector):
             for place, value in by_place.items():
                 family.add_metric(place, value)
             yield family
+
+    def _of_rules(self, keeper: Keeper) -> Iterator[Metric]:
+        rules = GaugeMetricFamily("agent_rules", "rules that there are", labels=("state",))
+        observed = [one.rule.is_observed for one in keeper.rules]
+        rules.add_metric(("observed",), sum(observed))
+        rules.add_metric(("enforced",), len(observed) - sum(observed))
+        yield rules
+        rejected = CounterMetricFamily(
+            "agent_rejected_rules", "rules of the network that are not obeyed", labels=("reason",)
+        )
+        for reason, count in list(self._rejected_rules.items()):
+            rejected.add_metric((reason,), count)
+        yield rejected
 
     def _socket_counters(self, books: SocketBooks) -> Iterator[Metric]:
         for name, doc in _SOCKETS.items():
@@ -107,6 +127,8 @@ def listen(
     owners: OwnerLookup | None = None,
     sockets: SocketBooks | None = None,
     chronicle: Chronicle | None = None,
+    keeper: Keeper | None = None,
+    rejected_rules: Mapping[str, int] | None = None,
 ) -> None:
     """Serve `/metrics` from a thread until the process ends.
 
@@ -114,5 +136,12 @@ def listen(
         OSError: the address cannot be bound.
     """
     registry = CollectorRegistry()
-    registry.register(_Reader(ledger, publisher, owners, sockets, chronicle, outbox=outbox))
+    registry.register(
+        _Reader(
+            *(ledger, publisher, owners, sockets, chronicle),
+            outbox=outbox,
+            keeper=keeper,
+            rejected_rules=rejected_rules,
+        )
+    )
     start_http_server(port, host, registry=registry)

@@ -84,8 +84,9 @@ def test_the_metrics_page_has_every_metric_and_no_other():
     of_agent |= {f"agent_{counter}_total" for counter in counters}
 
     of_agent.add("agent_dropped_interface_rows_total")
+    of_rules = {"agent_rules", "agent_rejected_rules_total"}
     of_owners = {"agent_known_sockets", "agent_evicted_sockets_total"}
-    assert rows == consumer | of_agent | of_owners | {"agent_waiting_bytes"}
+    assert rows == consumer | of_agent | of_owners | of_rules | {"agent_waiting_bytes"}
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=name)

@@ -84,7 +84,10 @@ class Outlets:
 
         Raises:
             QueueError: they could not be stored, and none was.
+            Exception: a worker has ended, which is a fault of ours and not to be hidden.
         """
+        if fault := self.failure():
+            raise fault
         if not alerts or not self.destinations:
             return
         put = partial(self._queue.put, list(alerts), self.destinations, time.time_ns())

@@ -21,6 +21,8 @@ TIMEOUT_S = 15.0
 LONGEST_RETRY_AFTER_S = 3600.0
 KEY_HEADER = "Idempotency-Key"
 _MAX_REASON_BYTES = 300
+# What is shorter is no secret, and may be a word of the reason.
+_MIN_SECRET_CHARACTERS = 8
 _REQUEST_TIMEOUT, _CONFLICT, _TOO_EARLY, _TOO_MANY = 408, 409, 425, 429
 _UNAVAILABLE = 503
 
@@ -135,6 +137,7 @@ def _said(to: Destination, text: str) -> str:
         *to.headers.values(),
         to.url.partition("://")[2].partition("/")[2],
     )
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, "***")
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _MIN_SECRET_CHARACTERS:
+            text = text.replace(secret, "***")
     return " ".join(text.split())

@@ -6,7 +6,7 @@ killed, it is delivered again rather than not at all.  Everything blocks: one th
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -76,7 +76,9 @@ class Queue:
     ) -> int:
         # Only who was told that it fires, or will be, is told that it ends.
         if last and last[0] == FIRING:
-            self._enter(Change(alert), to, now_ns)
+            # It ends as what it was told to be: to Alertmanager another severity is another alert.
+            known = replace(alert, sighting=replace(alert.sighting, severity=last[1]))
+            self._enter(Change(known), to, now_ns)
             return 0
         if last and last[0] == REJECTED:
             self._told.forget(to.name, alert.sighting.fingerprint)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.alerts.outlets import worker
+from consumer.alerts.outlets import post, worker
 from consumer.alerts.outlets.database import QueueError
 from consumer.alerts.outlets.outlets import Outlets, outlets_of
 from tests.consumer.alerts.alerts import S, an_alert, from_host
@@ -196,7 +196,8 @@ async def test_a_destination_is_told_what_it_asked_for_and_ends_only_of_that(tmp
             got = await receiver.until(2)
 
     told = [(one["status"], one["severity"]) for each in got for one in each.body["alerts"]]
-    assert told == [("firing", "critical"), ("resolved", "warning")]
+    # It ends with the severity under which it is known there.
+    assert told == [("firing", "critical"), ("resolved", "critical")]
 
 
 async def test_the_same_is_not_told_twice_until_it_gets_worse(tmp_path):
@@ -375,6 +376,38 @@ async def test_deliver_says_where_alerts_cannot_be_kept(tmp_path):
         )
         with pytest.raises(QueueError, match="cannot keep alerts in .*full"):
             await it.deliver([from_host(1, evidence="x" * 1_000_000)])
+
+
+async def test_a_fault_of_a_worker_is_not_hidden(tmp_path, monkeypatch):
+    async def faulty(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "post", faulty)
+    async with Receiver() as receiver:
+        outlets = outlets_of({"outlet": [a_webhook(receiver)]}, tmp_path)
+        await outlets.start()
+        await outlets.deliver([an_alert()])
+        async with asyncio.timeout(DEADLINE_S):
+            while outlets.failure() is None:
+                await asyncio.sleep(0.01)
+        with pytest.raises(ZeroDivisionError):
+            await outlets.deliver([an_alert()])
+        await outlets.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 2999 07:28:00 GMT", 3600.0),
+        ("999999999", 3600.0),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_a_pause_that_is_asked_for_has_a_bound(text, seconds):
+    assert post._retry_after_s(text) == seconds
 
 
 async def test_nothing_secret_is_logged(tmp_path, caplog, monkeypatch):

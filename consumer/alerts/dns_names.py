@@ -77,10 +77,10 @@ def names_in(column: Text, is_wanted: NDArray[np.bool_], *, least_bytes: int) ->
     ends = np.cumsum(lengths)
     starts = ends - lengths
     content = column.content
-    domain_starts = _domain_starts(content, lengths, starts, ends)
-    is_long = domain_starts - 1 - starts >= least_bytes
-    rows = np.flatnonzero(is_wanted & is_long & ~_is_reverse(content, starts, ends))
     lower = np.where((content >= 65) & (content <= 90), content + 32, content).astype(np.uint8)
+    domain_starts = _domain_starts(lower, lengths, starts, ends)
+    is_long = domain_starts - 1 - starts >= least_bytes
+    rows = np.flatnonzero(is_wanted & is_long & ~_is_reverse(lower, starts, ends))
     under = _cut(lower, starts[rows], domain_starts[rows] - 1, _WIDTH)
     domains = _cut(lower, domain_starts[rows], ends[rows], _DOMAIN_WIDTH)
     return Names(rows, under, domains)
@@ -109,7 +109,7 @@ def _domain_starts(content: NDArray[Any], lengths: Any, starts: Any, ends: Any) 
 
 
 def _is_reverse(content: NDArray[Any], starts: Any, ends: Any) -> NDArray[np.bool_]:
-    tails = _cut(content, np.maximum(ends - 5, starts), ends, 8) | np.uint8(0x20)
+    tails = _cut(content, np.maximum(ends - 5, starts), ends, 8)
     return np.asarray((tails[:, :5] == np.frombuffer(b".arpa", np.uint8)).all(axis=1))
 
 

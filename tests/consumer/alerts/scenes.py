@@ -77,7 +77,8 @@ def _column(field: Field, value: Any, rows: int) -> wire.Column:
     if field.kind is NAME:
         names = [value or ""] * rows if isinstance(value, str | None) else list(value)
         categories = tuple(dict.fromkeys(names))
-        return wire.Names(np.array([categories.index(one) for one in names], "<u2"), categories)
+        codes = {name: code for code, name in enumerate(categories)}
+        return wire.Names(np.array([codes[one] for one in names], "<u2"), categories)
     if field.kind is TEXT:
         texts = [value or ""] * rows if isinstance(value, str | None) else value
         return text_column([text.encode() for text in texts])

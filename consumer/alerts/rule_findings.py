@@ -11,6 +11,7 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from consumer.alerts.alert import Sighting
+from consumer.alerts.evidence import shown
 from consumer.alerts.rule_file import VALUE, Rule
 from service.options import ConfigError
 
@@ -84,9 +85,4 @@ def _text(value: Any) -> str:
         value = value.rstrip(b"\0").decode(errors="backslashreplace")
     if isinstance(value, datetime):
         value = value.isoformat(sep=" ")
-    return printable(str(value))[:_MAX_TEXT_CHARACTERS]
-
-
-def printable(text: str) -> str:
-    """*text* as it may stand in a sentence of one line."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return shown(str(value))[:_MAX_TEXT_CHARACTERS]

@@ -20,13 +20,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.alerts.alert import Sighting
+from consumer.alerts.evidence import shown
 from consumer.alerts.reader import Answer, QuestionRefused, Reader
 from consumer.alerts.rule_file import MAX_ROWS, Rule, rules_in
 from consumer.alerts.rule_findings import (
     RULE_FAILS,
     check_columns,
     complaint,
-    printable,
     sighting_of,
 )
 from consumer.server import Server
@@ -188,7 +188,7 @@ class SqlRules:
                 complaint(
                     rule,
                     "error",
-                    f"rule {rule.name} fails: {printable(reason)}",
+                    f"rule {rule.name} fails: {shown(reason)}",
                     evidence=statement,
                     value=state.failures,
                     threshold=FAILURES_TO_TELL,

@@ -35,6 +35,7 @@ class Destination:
     max_age: float = 86_400.0
     max_waiting: int = 10_000
     link: str = ""
+    exposed: tuple[str, ...] = ()  # files with its secrets that every user can read
     context: ssl.SSLContext | None = field(default=None, repr=False)
 
     @property

@@ -5,7 +5,6 @@ What may be a secret is never needed in the file itself: `url`, `authorization` 
 given as `<name>_file` or `<name>_variable`, which name a file and a variable of the environment.
 """
 
-import logging
 import math
 import os
 import re
@@ -47,8 +46,6 @@ _OWN_HEADERS = {
     *("authorization", "connection", "content-encoding", "content-length", "content-type", "host"),
     *("idempotency-key", "transfer-encoding", "x-hookline-signature"),
 }
-
-log = logging.getLogger(__name__)
 
 
 def destinations_in(section: Mapping[str, Any]) -> list[Destination]:
@@ -104,6 +101,7 @@ def _destination(entry: Mapping[str, Any]) -> Destination:
         headers=_headers(entry),
         link=texts["link"],
         context=_context(secrets["url"], texts),
+        exposed=_exposed(entry),
         url=secrets["url"],
         authorization=secrets["authorization"],
         secret=secrets["secret"],
@@ -151,9 +149,13 @@ def _from_file(name: str, path: str) -> str:
         raise ConfigError(f"cannot read {name} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{name} {path} is no text") from None
-    if is_open_to_others(Path(path)):
-        log.warning("secret is open to every user", extra={"option": name, "path": path})
     return found
+
+
+def _exposed(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Files with secrets that every user can read."""
+    paths = [entry.get(name, "") for name in (*(f"{one}_file" for one in _SECRETS), "key_file")]
+    return tuple(path for path in paths if path and is_open_to_others(Path(path)))
 
 
 def _check_url(url: str, entry: Mapping[str, Any]) -> None:

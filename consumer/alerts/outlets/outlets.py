@@ -70,6 +70,9 @@ class Outlets:
         left = await self._in_thread(self._queue.leave, [to.name for to in self.destinations])
         for name, changes in left.items():
             log.error("alerts given up: no such outlet", extra={"outlet": name, "alerts": changes})
+        for to in self.destinations:
+            for path in to.exposed:
+                log.warning("secret is open to every user", extra={"outlet": to.name, "path": path})
         self._client = session()
         self._workers = [
             Worker(to, self._queue, self._in_thread, self._metrics) for to in self.destinations

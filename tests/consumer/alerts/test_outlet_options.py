@@ -99,7 +99,7 @@ def test_outlets_are_a_list_of_tables(entries):
         destinations_in({"outlet": entries})
 
 
-def test_a_secret_comes_from_a_file_and_one_that_all_can_read_is_told(tmp_path, caplog):
+def test_a_secret_comes_from_a_file_and_one_that_all_can_read_is_known(tmp_path):
     path = Path(tmp_path / "url")
     path.write_text("https://hooks.example/T0/hidden\n")
     path.chmod(0o644)
@@ -109,7 +109,10 @@ def test_a_secret_comes_from_a_file_and_one_that_all_can_read_is_told(tmp_path, 
     assert pager.url == "https://hooks.example/T0/hidden"
     assert pager.shown == "https://hooks.example"
     assert "hidden" not in repr(pager)
-    assert caplog.messages == ["secret is open to every user"]
+    assert pager.exposed == (str(path),)
+
+    path.chmod(0o640)
+    assert read(f'{PAGER}url_file = "{path}"')[0].exposed == ()
 
 
 def test_tokens_come_at_their_rate_and_wait_tells_when():

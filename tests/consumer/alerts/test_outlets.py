@@ -362,6 +362,14 @@ async def test_what_waits_for_an_outlet_that_is_gone_is_given_up_aloud(tmp_path,
     assert caplog.messages == ["alerts given up: no such outlet"]
 
 
+async def test_a_secret_that_every_user_can_read_is_told_at_the_start(tmp_path, caplog):
+    (tmp_path / "url").write_text("http://127.0.0.1:1/hidden")
+    (tmp_path / "url").chmod(0o644)
+    entry = {"name": "pager", "type": "slack", "url_file": str(tmp_path / "url")}
+    async with running(tmp_path, entry):
+        assert caplog.messages == ["secret is open to every user"]
+
+
 async def test_two_processes_do_not_share_a_queue(tmp_path):
     async with Receiver() as receiver, running(tmp_path, a_webhook(receiver)):
         second = outlets_of({"outlet": []}, tmp_path)

@@ -21,9 +21,11 @@ from consumer.alerts.outlets.database import QueueError
 from consumer.alerts.outlets.destination import Destination
 from consumer.alerts.outlets.metrics import OutletMetrics
 from consumer.alerts.outlets.options import destinations_in
-from consumer.alerts.outlets.post import TIMEOUT_S, session
+from consumer.alerts.outlets.post import session
 from consumer.alerts.outlets.queue import Queue
 from consumer.alerts.outlets.worker import Worker
+
+LAST_REQUEST_S = 5.0
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -117,9 +119,14 @@ class Outlets:
 
     async def stop(self) -> None:
         """End the workers and close the queue; what is left is sent by the next run."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks, timeout=TIMEOUT_S) if self._tasks else None
+        for worker in self._workers:
+            worker.end()
+        if self._tasks:
+            # A request that is cut off is sent again, so it gets a moment.
+            _, late = await asyncio.wait(self._tasks, timeout=LAST_REQUEST_S)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(self._tasks)
         await self._client.close()
         await self._in_thread(self._queue.close)
         self._thread.shutdown()

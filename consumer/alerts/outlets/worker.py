@@ -45,6 +45,7 @@ class Worker:
         self._in_thread = in_thread
         self._metrics = metrics
         self._woken = asyncio.Event()
+        self._is_ending = False
         self._bucket = Bucket(to.per_minute, to.burst, time.monotonic())
         self._chance = random.Random()  # noqa: S311  # it spreads load, and hides nothing
         self._failures: dict[int, int] = {}  # of each delivery that rests
@@ -56,10 +57,15 @@ class Worker:
         """There is something new in the queue."""
         self._woken.set()
 
+    def end(self) -> None:
+        """Begin no other request."""
+        self._is_ending = True
+        self._woken.set()
+
     async def run(self, client: aiohttp.ClientSession) -> None:
-        """Work until cancelled."""
+        """Work until `end`, or until cancelled."""
         patience = Patience("alerts cannot be kept", outlet=self._to.name)
-        while True:
+        while not self._is_ending:
             self._woken.clear()
             try:
                 wait_s = await self._turn(client)
@@ -67,7 +73,7 @@ class Worker:
                 await patience.rest(str(error))
                 continue
             patience = Patience("alerts cannot be kept", outlet=self._to.name)
-            if wait_s > 0:
+            if wait_s > 0 and not self._is_ending:
                 await self._rest(wait_s)
 
     async def _rest(self, seconds: float) -> None:

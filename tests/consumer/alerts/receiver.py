@@ -39,6 +39,8 @@ class Receiver:
         self._answers: deque[tuple[int, Mapping[str, str], str]] = deque()
         self._context = context
         self._came = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self._port = 0
 
     async def __aenter__(self) -> Self:
@@ -65,6 +67,7 @@ class Receiver:
     async def _answer(self, request: web.Request) -> web.Response:
         self.got.append(Got(request.path, dict(request.headers), await request.read()))
         self._came.set()
+        await self.may_answer.wait()
         if not self._answers:
             return web.Response(text="ok")
         status, headers, text = self._answers.popleft()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.alerts.outlets import post, worker
+from consumer.alerts.outlets import outlets, post, worker
 from consumer.alerts.outlets.database import QueueError
 from consumer.alerts.outlets.outlets import Outlets, outlets_of
 from tests.consumer.alerts.alerts import S, an_alert, from_host
@@ -337,6 +337,35 @@ async def test_a_kill_loses_nothing_and_what_comes_twice_has_the_same_key(tmp_pa
 
     assert len(before) == (point == "sent")
     assert {one.key for one in got} == {f"{knows.sighting.fingerprint}-{CHANGED_NS}"}
+
+
+async def test_a_stop_waits_for_the_answer_so_nothing_comes_twice(tmp_path):
+    async with Receiver() as receiver:
+        receiver.may_answer.clear()
+        async with running(tmp_path, a_webhook(receiver)) as it:
+            await it.deliver([an_alert()])
+            await receiver.until(1)
+            asyncio.get_running_loop().call_later(0.2, receiver.may_answer.set)
+        async with running(tmp_path, a_webhook(receiver)) as it:
+            await asyncio.sleep(0.2)
+            [knows] = await it.outlets.firing()
+
+    assert len(receiver.got) == 1
+    assert knows.status == "firing"
+
+
+async def test_a_stop_does_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(outlets, "LAST_REQUEST_S", 0.1)
+    async with Receiver() as receiver:
+        receiver.may_answer.clear()
+        async with running(tmp_path, a_webhook(receiver)) as it:
+            await it.deliver([an_alert()])
+            await receiver.until(1)
+        receiver.may_answer.set()
+        async with running(tmp_path, a_webhook(receiver)) as it:
+            got = await receiver.until(2)
+
+    assert got[0].key == got[1].key
 
 
 async def test_beyond_its_bound_the_oldest_are_given_up_counted_and_told(tmp_path, caplog):

@@ -4,7 +4,7 @@
 A probe is what nobody sends who has a conversation: TCP without ACK that is no bare RST, a UDP
 packet or two to a port of a service, an echo request.  A probe that is answered counts no more, by
 whatever is seen of the way back.  So a crawler, a resolver or a monitor that asks a thousand hosts
-is no scanner, and one whose hosts do not answer is.
+is no scanner, as long as more of them answer than do not.
 
 Distinct ports and hosts are counted over an hour (`period`), so a slow scan is found as well as a
 fast one, which is found at once.  The same packet seen at several places is the same probe.
@@ -32,6 +32,8 @@ _FIRST_CLIENT_PORT = 32_768
 _LAST_ROOT_PORT = 1023
 _PROBE_PACKETS = 2
 _PROPOSED_S = 3600.0
+# Every client of every server is in it.
+_ANSWERING_BITS = 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +62,14 @@ class PortScan(Stateless):
         self._ignored = Ignored(options.ignore)
         self._ports = Distinct(options.period)
         self._hosts = Distinct(options.period)
+        self._answering = Distinct(options.period, bits=_ANSWERING_BITS)
 
     @property
     def size_bytes(self) -> int:
-        return self._ports.size_bytes + self._hosts.size_bytes
+        return sum(one.size_bytes for one in (self._ports, self._hosts, self._answering))
 
     def take(self, rows: Rows, now_ns: int) -> Sequence[Sighting]:
-        for counted in (self._ports, self._hosts):
+        for counted in (self._ports, self._hosts, self._answering):
             counted.rotate(now_ns / NS_PER_S)
         is_probe, is_answer = _probes(rows), _answers(rows)
         is_probe &= is_recent(rows, now_ns) & ~self._ignored(rows["src_addr"])
@@ -83,6 +86,9 @@ class PortScan(Stateless):
         # Those counted before, and answered only now.
         self._ports.take_back(keys.HASH.of(hosts[answers], sources[answers]), back[answers])
         self._hosts.take_back(keys.HASH.of(hosts[answers], back[answers]), sources[answers])
+        is_service = rows["src_port"][answers] <= rows["dst_port"][answers]
+        serving = answers[is_service]
+        self._answering.add(keys.HASH.of(hosts[serving], back[serving]), sources[serving])
         if not len(probes):
             return ()
         by_host = keys.HASH.of(sources[probes], hosts[probes])
@@ -95,6 +101,7 @@ class PortScan(Stateless):
             for one in _each(by_host, counts, self._options.ports)
         ]
         counts = self._hosts.add(by_port, hosts[probes])
+        counts[counts < self._answering.estimates(by_port)] = 0
         return found + [
             self._of_hosts(rows, probes[by_port == by_port[one]], counts[one])
             for one in _each(by_port, counts, self._options.hosts)

@@ -65,7 +65,12 @@ def batch(
         seq=seq,
         anchor={},
         rows=rows,
-        columns={field.name: _column(field, columns.get(field.name), rows) for field in fields},
+        # A column that is not there is zero to every reader.
+        columns={
+            field.name: _column(field, columns[field.name], rows)
+            for field in fields
+            if field.name in columns
+        },
     )
 
 
@@ -83,12 +88,10 @@ def _column(field: Field, value: Any, rows: int) -> wire.Column:
         texts = [value or ""] * rows if isinstance(value, str | None) else value
         return text_column([text.encode() for text in texts])
     if field.kind is ADDR:
-        if value is None or isinstance(value, str):
-            return np.frombuffer(raw(value or "::") * rows, "|V16")
-        return value
-    if value is None:
-        value = min(field.kind.allowed, default=0)
-    return np.broadcast_to(np.asarray(value), rows).astype(field.kind.numpy)
+        return np.frombuffer(raw(value) * rows, "|V16") if isinstance(value, str) else value
+    filled = np.empty(rows, field.kind.numpy)
+    filled[:] = value
+    return filled
 
 
 def show(detector: Detector, *batches: wire.Batch, now: float) -> list[Sighting]:

@@ -183,11 +183,11 @@ def test_many_pings_are_a_flood_and_those_of_a_monitor_are_not():
     assert found.proposal.match == f"src host 10.0.0.9 and dst host {WEB} and (icmp or icmpv6)"
 
 
-def test_a_million_destinations_do_not_grow_a_volume_detector():
+def test_destinations_without_number_do_not_grow_a_volume_detector():
     detector = after_a_quiet_minute(UdpFlood(UdpOptions()))
     before = detector.size_bytes
     rng = np.random.default_rng(2)
-    for second in range(60, 70):
+    for second in range(60, 63):
         spread = batch(
             rows=100_000, protocol=17, time=second, dst_addr=many(rng.integers(0, 1 << 32, 100_000))
         )

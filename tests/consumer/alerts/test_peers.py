@@ -67,7 +67,7 @@ def test_a_network_to_be_ignored_is_nothing_new():
     assert not show(detector, connects(C2, time=HOUR), now=HOUR)
 
 
-def test_a_million_programs_do_not_grow_a_detector_of_new_peers():
+def test_programs_without_number_do_not_grow_a_detector_of_new_peers():
     detector = a_learned_detector()
     before = detector.size_bytes
     for start in range(0, 20_000, 2000):
@@ -75,7 +75,7 @@ def test_a_million_programs_do_not_grow_a_detector_of_new_peers():
         crowd = connects(C2, time=1, unit="", command=names, rows=2000)
         show(detector, crowd, now=20)
     rng = np.random.default_rng(1)
-    for _ in range(10):
+    for _ in range(3):
         show(
             detector,
             connects(many(rng.integers(0, 1 << 32, 100_000)), time=1, rows=100_000),
@@ -161,12 +161,12 @@ def test_a_call_that_two_interfaces_report_is_one_call():
     assert found
 
 
-def test_a_million_peers_do_not_grow_a_detector_of_beacons():
+def test_peers_without_number_do_not_grow_a_detector_of_beacons():
     detector = Beacon(BeaconOptions(learning=1.0))
     show(detector, calls(0), now=0)
     before = detector.size_bytes
     rng = np.random.default_rng(1)
-    for second in range(5, 15):
+    for second in range(5, 8):
         peers = many(rng.integers(1 << 24, 9 << 24, 100_000))
         assert not show(detector, calls(second, peer=peers, rows=100_000), now=second)
 

@@ -4,7 +4,7 @@
 Labels are topics and names of detectors only: nothing that a record holds becomes a label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +14,8 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
+
+from consumer.record import Partition
 
 LATENCY_SECONDS = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 180)
 
@@ -43,6 +45,7 @@ class Metrics:
         self.changes = Counter(
             "alert_changes", "changes of alerts", ["detector", "status"], registry=self.registry
         )
+        self._lag = self._gauge("lag_records", "records waiting in Kafka", "topic", "partition")
         self.firing = self._gauge("firing_alerts", "alerts that fire", "detector")
         self.size_bytes = self._gauge("detector_bytes", "memory of its arrays", "detector")
         self.seconds = Histogram(
@@ -67,6 +70,12 @@ class Metrics:
 
     def _gauge(self, name: str, doc: str, *labels: str) -> Gauge:
         return Gauge(f"alert_{name}", doc, labels, registry=self.registry)
+
+    def set_lag(self, lag: Mapping[Partition, int]) -> None:
+        """Show the lag of these partitions and of no others."""
+        self._lag.clear()
+        for (topic, partition), records in lag.items():
+            self._lag.labels(topic, str(partition)).set(records)
 
     def listen(self, host: str, port: int) -> None:
         """Serve `/metrics` from a thread until the process ends.

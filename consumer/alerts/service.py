@@ -253,6 +253,7 @@ class Service:
             # Silence says nothing of the agents then.
             self._watch.pause(time.time_ns())
         self._looked_at = now
+        self._metrics.set_lag(source.lag())
         now_ns = time.time_ns()
         of_rules = await self._rules.due(now_ns) if self._rules else []
         await self._tell([*self._watch.look(now_ns), *of_rules])

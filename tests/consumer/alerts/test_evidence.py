@@ -118,8 +118,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with Engine(tmp_path_factory.mktemp("evidence") / "db") as one:
         one.migrate()
         kinds: dict[str, list[wire.Batch]] = {}
-        for name in SHOWN:
-            for seq, (_, made) in enumerate(SHOWN[name]):
+        for name, shown_to in SHOWN.items():
+            for seq, (_, made) in enumerate(shown_to):
                 kinds.setdefault(made.kind, []).append(replace(made, run=name, seq=seq))
         for batches in kinds.values():
             one.store(*batches)

@@ -13,11 +13,10 @@ from consumer.alerts.outlets.change import RESOLVED, Change, Delivery, rfc3339
 from consumer.alerts.outlets.destination import Destination
 
 MAX_SHOWN = 10  # of the alerts of one message; a message has 50 blocks at most
-MAX_TEXT_CHARACTERS = 2900  # of a block, which takes 3000
-MAX_TITLE_CHARACTERS = 150
+MAX_TEXT_CHARACTERS = 3000  # of a block; what it is made of is cut to fit
 _MAX_SUMMARY_CHARACTERS = 600
 _MAX_LABEL_CHARACTERS = 200
-_MAX_EVIDENCE_CHARACTERS = 1500
+_MAX_EVIDENCE_CHARACTERS = 1200
 _MARKS = {
     "critical": ":red_circle:",
     "warning": ":large_orange_circle:",
@@ -91,6 +90,10 @@ def _shown(to: Destination, change: Change) -> str:
 
 
 def _escaped(text: str, most: int) -> str:
-    """*text* as text: only these three characters begin something in a message."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
-    return cut.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """*text* as text, in *most* characters: only these three begin something in a message."""
+    whole = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    if len(whole) <= most:
+        return whole
+    cut = whole[: most - 1]
+    before, _, last = cut.rpartition("&")
+    return (before if "&" in cut and ";" not in last else cut) + "…"

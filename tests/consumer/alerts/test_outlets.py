@@ -4,6 +4,7 @@
 import asyncio
 import hmac
 import logging
+import re
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -155,6 +156,21 @@ async def test_a_message_cannot_mention_people_or_close_its_code(tmp_path):
     assert block["text"]["type"] == "mrkdwn"
     assert "<" not in block["text"]["text"]
     assert block["text"]["text"].endswith("```'''&lt;!here&gt;```")
+
+
+async def test_a_message_of_nothing_but_brackets_fits_and_ends_its_code(tmp_path):
+    entry = {"name": "pager", "type": "slack", "group_wait": 0.0, "link": f"http://w/{'<' * 999}"}
+    async with Receiver() as receiver, running(tmp_path, {**entry, "url": receiver.url}) as it:
+        brackets = "<" * 9999
+        labels = {brackets: brackets}
+        await it.deliver([an_alert(summary=brackets, evidence=brackets, labels=labels)])
+        [got] = await receiver.until(1)
+
+    [block] = got.body["blocks"]
+    text = block["text"]["text"]
+    assert len(text) <= 3000
+    assert text.endswith("&lt;…```")
+    assert set(re.findall("&[a-z]*.", text)) == {"&lt;"}
 
 
 async def test_a_long_message_says_how_much_more_there_is(tmp_path):

@@ -12,11 +12,12 @@ What the detectors have learned is in memory alone, so a start begins to learn a
 """
 
 import asyncio
+import itertools
 import logging
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ RULES_HOLD_S = 5.0
 COMMIT_EVERY_S = 1.0
 # Without a record for so long, Kafka is asked whether it is there.
 QUIET_S = 2.0
-# So many records are shown to the detectors at once; then the group's heartbeat gets a turn.
-TURN_RECORDS = 200
+# So much is shown to the detectors at once, which takes half a second at most; then the group's
+# heartbeat gets a turn.
+TURN_BYTES = 8 << 20
+TURN_RECORDS = 500
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -307,7 +310,15 @@ class Service:
             await source.commit(marks, assignment=self._assignment)
 
 
-def _turns(by_partition: Sequence[Sequence[Record]]) -> list[list[Record]]:
+def _turns(by_partition: Sequence[Sequence[Record]]) -> Iterator[list[Record]]:
     """All records in pieces, in the order of each partition."""
-    records = [one for some in by_partition for one in some]
-    return [records[start : start + TURN_RECORDS] for start in range(0, len(records), TURN_RECORDS)]
+    turn: list[Record] = []
+    turn_bytes = 0
+    for record in itertools.chain.from_iterable(by_partition):
+        turn.append(record)
+        turn_bytes += len(record.payload or b"")
+        if turn_bytes >= TURN_BYTES or len(turn) >= TURN_RECORDS:
+            yield turn
+            turn, turn_bytes = [], 0
+    if turn:
+        yield turn

@@ -99,11 +99,6 @@ class CountMin:
         """What a cell holds on average of keys that are not asked for, by field."""
         return self.totals / self._width
 
-    def decay(self, factor: float) -> None:
-        """Let everything count *factor* times as much."""
-        self._cells *= factor
-        self.totals *= factor
-
     def clear(self) -> None:
         self._cells.fill(0)
         self.totals.fill(0)

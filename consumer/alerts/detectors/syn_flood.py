@@ -8,7 +8,6 @@ lie across an interval's end.  So they must be many, and a large share of all th
 Only what an interface receives is counted, second by second and for each interface apart.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,17 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.alerts import evidence, keys
-from consumer.alerts.alert import Proposal, Sighting
+from consumer.alerts.alert import Sighting
 from consumer.alerts.detector import Stateless, is_recent, largest
+from consumer.alerts.origins import Origins, proposal
 from consumer.alerts.rows import NS_PER_S, Rows
-from consumer.alerts.sketches import HyperLogLog, Rotating, grouped, summed
+from consumer.alerts.sketches import Rotating, grouped, summed
 from service.options import option
 
 _ROTATE_S = 5.0
-_MOST_VICTIMS = 64
-# So few sources can be dropped by their addresses; more are likely not their own.
-_FEW_SOURCES = 3
-_PROPOSED_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +47,11 @@ class SynFlood(Stateless):
         self._options = options
         # Unanswered SYNs, and handshakes, by place, address, port and second.
         self._begun = Rotating(_ROTATE_S, fields=2)
-        self._sources: OrderedDict[int, HyperLogLog] = OrderedDict()
+        self._origins = Origins()
 
     @property
     def size_bytes(self) -> int:
-        return self._begun.size_bytes + len(self._sources) * 1024
+        return self._begun.size_bytes + self._origins.size_bytes
 
     def take(self, rows: Rows, now_ns: int) -> Sequence[Sighting]:
         flags = rows["tcp_flags"]
@@ -84,12 +80,7 @@ class SynFlood(Stateless):
 
     def _sighting(self, rows: Rows, at: NDArray[np.intp], victim: int, rate: float) -> Sighting:
         at = at[(rows["tcp_flags"][at] & keys.ACK) == 0]
-        sources = self._sources.setdefault(victim, HyperLogLog())
-        self._sources.move_to_end(victim)
-        if len(self._sources) > _MOST_VICTIMS:
-            self._sources.popitem(last=False)
-        sources.add(keys.sources(rows)[at])
-        count = round(sources.estimate())
+        origin = self._origins.add(victim, rows["src_addr"][at], rows["packets"][at].astype(float))
         target = evidence.address(rows["dst_addr"][at[0]])
         port = int(rows["dst_port"][at[0]])
         began, seen = int(rows["time"][at].min()), int(rows["time"][at].max())
@@ -98,8 +89,8 @@ class SynFlood(Stateless):
             labels={"destination": target, "port": str(port), "protocol": "tcp"},
             severity="critical",
             summary=(
-                f"SYN flood on {target} port {port}: {evidence.quantity(rate)} SYNs a second from"
-                f" {'about ' if count > 9 else ''}{count} sources, and no handshake follows"
+                f"SYN flood on {target} port {port}: {evidence.quantity(rate)} SYNs a second and no"
+                f" handshakes, from {origin}"
             ),
             evidence=evidence.query(
                 "time, node, interface, src_addr, src_port, packets",
@@ -113,15 +104,10 @@ class SynFlood(Stateless):
             threshold=self._options.packets_per_second,
             seen_ns=seen,
             began_ns=began,
-            proposal=_proposal(rows, at, target, port, count),
+            proposal=proposal(
+                origin,
+                rows["src_addr"][at],
+                victim=target,
+                what=f"tcp dst port {port} and flag syn and not flag ack",
+            ),
         )
-
-
-def _proposal(rows: Rows, at: NDArray[np.intp], target: str, port: int, count: int) -> Proposal:
-    if count > _FEW_SOURCES:
-        # Who is behind many addresses nobody knows, and real clients are among them.
-        match = f"dst host {target} and tcp dst port {port} and flag syn and not flag ack"
-        return Proposal(match, "limit", _PROPOSED_S)
-    sources = sorted({evidence.address(one) for one in rows["src_addr"][at]})[:_FEW_SOURCES]
-    named = sources[0] if len(sources) == 1 else f"({' or '.join(sources)})"
-    return Proposal(f"src host {named} and dst host {target} and tcp", "drop", _PROPOSED_S)

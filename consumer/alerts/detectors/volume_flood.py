@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.alerts import evidence, keys
-from consumer.alerts.alert import Proposal, Sighting
+from consumer.alerts.alert import Sighting
 from consumer.alerts.detector import Stateless, is_recent, largest
+from consumer.alerts.origins import Origins, proposal
 from consumer.alerts.rows import NS_PER_S, Rows
 from consumer.alerts.sketches import Keys, Places, Rotating, Values, grouped, summed
 from service.options import option
@@ -31,8 +32,6 @@ _FIRST_S = 10.0
 # While an address is flooded its baseline follows so much more slowly.
 _FLOODED_WEIGHT = 0.1
 _REPLIES = 0.02
-_FEW_SOURCES = 3
-_PROPOSED_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,8 @@ class VolumeFlood(Stateless):
     name: ClassVar[str]
     about: ClassVar[str]
     title: ClassVar[str]
-    word: ClassVar[str]  # in filters
+    word: ClassVar[str]
+    filter: ClassVar[str]
     protocols: ClassVar[tuple[int, ...]]
     kinds = ("flow",)
     hold_s = 30.0
@@ -111,10 +111,11 @@ class VolumeFlood(Stateless):
         # Packets and bits a second, and packets back, by place, address and second.
         self._rates = Rotating(_ROTATE_S, fields=3)
         self._baseline = Baseline(options.baseline)
+        self._origins = Origins()
 
     @property
     def size_bytes(self) -> int:
-        return self._rates.size_bytes + self._baseline.size_bytes
+        return self._rates.size_bytes + self._baseline.size_bytes + self._origins.size_bytes
 
     def take(self, rows: Rows, now_ns: int) -> Sequence[Sighting]:
         is_ours = np.isin(rows["protocol"], self.protocols) & is_recent(rows, now_ns)
@@ -172,6 +173,8 @@ class VolumeFlood(Stateless):
         if len(source_keys) < self._options.sources and replies > _REPLIES * packets:
             return None
         target = evidence.address(rows["dst_addr"][at[0]])
+        victim = int(keys.destinations(rows)[at[0]])
+        origin = self._origins.add(victim, rows["src_addr"][at], rows["packets"][at].astype(float))
         began, seen = int(rows["time"][at].min()), int(rows["time"][at].max())
         return Sighting(
             detector=self.name,
@@ -179,8 +182,8 @@ class VolumeFlood(Stateless):
             severity="critical",
             summary=(
                 f"{self.title} flood on {target}: {evidence.quantity(packets)} packets and"
-                f" {evidence.quantity(bits)}bit a second from {len(source_keys)} sources, against"
-                f" {evidence.quantity(float(means[0]))} packets a second on average"
+                f" {evidence.quantity(bits)}bit a second against"
+                f" {evidence.quantity(float(means[0]))} packets on average, from {origin}"
             ),
             evidence=evidence.query(
                 "time, node, interface, src_addr, src_port, dst_port, packets, bytes",
@@ -194,16 +197,8 @@ class VolumeFlood(Stateless):
             threshold=max(self._options.packets_per_second, self._options.factor * means[0]),
             seen_ns=seen,
             began_ns=began,
-            proposal=self._proposal(rows, at, target),
+            proposal=proposal(origin, rows["src_addr"][at], victim=target, what=self.filter),
         )
-
-    def _proposal(self, rows: Rows, at: NDArray[np.intp], target: str) -> Proposal:
-        word = f"({self.word} or icmpv6)" if self.word == "icmp" else self.word
-        sources = sorted({evidence.address(one) for one in np.unique(rows["src_addr"][at][:64])})
-        if len(sources) > _FEW_SOURCES:
-            return Proposal(f"dst host {target} and {word}", "limit", _PROPOSED_S)
-        named = sources[0] if len(sources) == 1 else f"({' or '.join(sources)})"
-        return Proposal(f"src host {named} and dst host {target} and {word}", "drop", _PROPOSED_S)
 
 
 class UdpFlood(VolumeFlood):
@@ -215,7 +210,7 @@ class UdpFlood(VolumeFlood):
         " goes on as the service starts is taken for ordinary."
     )
     title = "UDP"
-    word = "udp"
+    word = filter = "udp"
     protocols = (keys.UDP,)
 
 
@@ -226,4 +221,5 @@ class IcmpFlood(VolumeFlood):
     about = "Likewise with ICMP and ICMPv6."
     title = "ICMP"
     word = "icmp"
+    filter = "(icmp or icmpv6)"
     protocols = (keys.ICMP, keys.ICMPV6)

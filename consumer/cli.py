@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from consumer.config import Config
 from consumer.migrations import MigrationError
-from consumer.service import StartError, serve
+from consumer.service import serve
 from consumer.sink import SinkError
 from service.broker import BrokerError
 from service.cli import Done, configured, fail
 from service.logs import configure
+from service.start import StartError
 
 NAME = "consumer"
 DESCRIPTION = "Read Hookline's records from Kafka and store them in ClickHouse."

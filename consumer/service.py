@@ -8,14 +8,10 @@ deadline; afterwards the parts themselves know what to retry.
 
 import asyncio
 import logging
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from time import monotonic
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from consumer.config import CLIENT_ID, Config
@@ -31,28 +27,14 @@ from service.broker import BrokerUnavailable
 from service.logs import quiet_kafka_client
 from service.options import host_and_port
 from service.reach import reach
+from service.start import Parts, Start, StartError, Stopped, until_signal
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 2.0
-CLOSE_TIMEOUT_S = 15.0
-
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """A part could not be started, or stayed away for too long; the text is one line."""
-
-
-class Stopped(Exception):  # noqa: N818  # it is no error
-    """We were asked to stop before we had started."""
 
 
 async def serve(config: Config) -> bool:
     """Run until SIGTERM or SIGINT; False where not everything could be stored or closed."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = until_signal()
     parts = Parts()
     try:
         async with parts:
@@ -62,80 +44,8 @@ async def serve(config: Config) -> bool:
     return stored and parts.closed
 
 
-class Parts(AsyncExitStack):
-    """What has been started, to be stopped in reverse, each within a deadline."""
-
-    closed = True
-
-    def stop_with(self, name: str, stop: Callable[[], Awaitable[Any]]) -> None:
-        self.push_async_callback(self._stop, name, stop)
-
-    async def _stop(self, name: str, stop: Callable[[], Awaitable[Any]]) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await stop()
-        except TimeoutError:
-            self.closed = False
-            log.warning("part does not stop", extra={"part": name, "deadline_s": CLOSE_TIMEOUT_S})
-
-
-class Start:
-    """The time that the start may take, ended early when we are asked to stop."""
-
-    def __init__(self, stop: asyncio.Event, timeout_s: float) -> None:
-        self._stop = stop
-        self._timeout_s = timeout_s
-        self._deadline = monotonic() + timeout_s
-
-    async def until_available(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The result of *attempt*, repeated while *what* is unavailable."""
-        pause_s = FIRST_PAUSE_S
-        reason = "it does not answer"
-        while self._left() > 0:
-            try:
-                return await self.within(what, attempt(), reason)
-            except (BrokerUnavailable, SinkUnavailable) as error:
-                if reason != str(error):
-                    log.warning("waiting", extra={"part": what, "reason": str(error)})
-                reason = str(error)
-            await self._pause(min(pause_s, self._left()))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        raise self._too_late(what, reason)
-
-    async def within(
-        self, what: str, awaited: Awaitable[T], reason: str = "it does not answer"
-    ) -> T:
-        """The result of *awaited*, unless the time runs out or we are asked to stop."""
-        task = asyncio.ensure_future(awaited)
-        stopping = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait(
-            {task, stopping}, timeout=self._left(), return_when=asyncio.FIRST_COMPLETED
-        )
-        stopping.cancel()
-        if task.done():
-            return task.result()
-        task.cancel()
-        if self._stop.is_set():
-            raise Stopped
-        raise self._too_late(what, reason)
-
-    def _too_late(self, what: str, reason: str) -> StartError:
-        return StartError(f"{what} is not available after {self._timeout_s:g} s: {reason}")
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            return
-        raise Stopped
-
-    def _left(self) -> float:
-        return max(0.0, self._deadline - monotonic())
-
-
 async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
-    start = Start(stop, config.start_timeout)
+    start = Start(stop, config.start_timeout, (BrokerUnavailable, SinkUnavailable))
     metrics = Metrics(RECORDS)
     if config.metrics_listen:
         metrics.listen(*host_and_port(config.metrics_listen, "metrics_listen"))
@@ -212,15 +122,15 @@ async def _open_kafka(
     topics = [*(record.topic for record in RECORDS), dead_letter.TOPIC]
     quiet_kafka_client(quiet=True)
     broker = config.broker(CLIENT_ID)
-    steps: list[Callable[[], Coroutine[Any, Any, None]]] = [
-        # It knows the reason where the others only know that there is no broker.
-        partial(reach, broker),
-        partial(create_topics, broker.connection(), topics),
-        dead_letters.start,
-        source.start,
-    ]
-    for step in steps:
+
+    async def until_done(step: Callable[[], Awaitable[object]]) -> None:
         await start.until_available(f"kafka at {config.kafka}", step)
+
+    # It knows the reason where the others only know that there is no broker.
+    await until_done(partial(reach, broker))
+    await until_done(partial(create_topics, broker.connection(), topics))
+    await until_done(dead_letters.start)
+    await until_done(source.start)
     parts.stop_with("dead letters", dead_letters.stop)
     parts.stop_with("kafka", source.stop)
     await start.within(f"consumer group {config.group}", source.until_assigned())

@@ -14,6 +14,7 @@ such as a right that we lack, ends the process.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ class Source:
     *on_revoked* runs while the old assignment still holds and must not outlast
     `REBALANCE_TIMEOUT_MS`; *on_assigned* gets the number of the assignment and its partitions;
     *on_lost* a topic and how many of its records Kafka deleted before we read them.
+
+    With *latest_s* it begins at the end where nothing is committed, and never with records that are
+    older than so many seconds.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Source:
         on_revoked: Callable[[], Awaitable[None]],
         on_assigned: Callable[[int, Positions], Awaitable[None]],
         on_lost: Callable[[str, int], None],
+        latest_s: float | None = None,
     ) -> None:
         self._connection = connection
         self._group = group
@@ -118,6 +123,7 @@ class Source:
         self._on_revoked = on_revoked
         self._on_assigned = on_assigned
         self._on_lost = on_lost
+        self._latest_s = latest_s
         self._next_offsets: dict[Any, int] = {}
         self._allowance = bound_client_library()
         self._consumer: Any = None
@@ -277,6 +283,15 @@ class Source:
             and (end := self._consumer.highwater(partition)) is not None
         }
 
+    async def answers(self, wait_s: float) -> bool:
+        """Whether the brokers of our partitions answer within *wait_s* seconds."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._consumer.end_offsets(self._consumer.assignment())
+        except (TimeoutError, KafkaError):
+            return False
+        return True
+
     async def revoked(self, partitions: frozenset[Any]) -> None:
         if self._opening:
             self._opening.cancel()
@@ -322,9 +337,12 @@ class Source:
         committed = await self._membership.committed(pairs)
         log_starts = await self._consumer.beginning_offsets(partitions)
         log_ends = await self._consumer.end_offsets(partitions)
+        firsts = log_starts if self._latest_s is None else log_ends
+        recent = await self._recent_offsets(log_ends)
         positions = {}
         for pair, partition in zip(pairs, partitions, strict=True):
-            offset, metadata = committed.get(pair, (log_starts[partition], ""))
+            offset, metadata = committed.get(pair, (firsts[partition], ""))
+            offset = max(offset, recent[partition])
             positions[pair] = Position(
                 offset,
                 metadata,
@@ -333,6 +351,14 @@ class Source:
                 is_committed=pair in committed,
             )
         return positions
+
+    async def _recent_offsets(self, log_ends: Mapping[Any, int]) -> dict[Any, int]:
+        """Where the records begin that are young enough; 0 where all are."""
+        if self._latest_s is None:
+            return dict.fromkeys(log_ends, 0)
+        since_ms = int((time.time() - self._latest_s) * 1000)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(log_ends, since_ms))
+        return {one: at.offset if (at := found.get(one)) else log_ends[one] for one in log_ends}
 
     async def stop(self) -> None:
         """Leave the group."""

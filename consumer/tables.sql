@@ -392,3 +392,32 @@ ORDER BY (time, node, rule, since)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'What a rule has counted on one node from `since` until `time`, after each interval in which packets met it or something about it changed.  Counts only grow, so that the latest row alone tells all of it; a rule that is enforced, or put again, begins anew.';
+
+CREATE TABLE IF NOT EXISTS hookline.alerts
+(
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the change, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `began` DateTime64(9, 'UTC') COMMENT 'wall time of the first row that shows it, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `resolved` DateTime64(9, 'UTC') COMMENT 'wall time at which it ended, nanoseconds since the epoch; 0 while it fires' CODEC(Delta(8), ZSTD(1)),
+    `detector` LowCardinality(String) COMMENT 'what found it, as `syn_flood` or `port_scan`' CODEC(ZSTD(1)),
+    `severity` Enum8('info' = 1, 'warning' = 2, 'critical' = 3) COMMENT 'how bad it is' CODEC(ZSTD(1)),
+    `status` Enum8('firing' = 1, 'resolved' = 2) COMMENT '`firing`: it goes on; `resolved`: it is over' CODEC(ZSTD(1)),
+    `fingerprint` String COMMENT 'names the alert: 16 hexadecimal digits of detector and labels, the same in every run' CODEC(ZSTD(1)),
+    `summary` String COMMENT 'one sentence for people' CODEC(ZSTD(1)),
+    `labels` String COMMENT 'what it is about, a JSON object of texts' CODEC(ZSTD(1)),
+    `value` Float64 COMMENT 'what was measured, in the unit that the summary names' CODEC(ZSTD(1)),
+    `threshold` Float64 COMMENT 'from which value on it is an alert' CODEC(ZSTD(1)),
+    `evidence` String COMMENT 'an SQL query that shows the rows' CODEC(ZSTD(1)),
+    `proposed_match` String COMMENT 'filter of a rule that would end it; empty where there is none' CODEC(ZSTD(1)),
+    `proposed_action` LowCardinality(String) COMMENT 'what such a rule would do: `drop` or `limit`; else empty' CODEC(ZSTD(1)),
+    `proposed_seconds` Float64 COMMENT 'for how long, seconds' CODEC(ZSTD(1)),
+    `run` LowCardinality(String) COMMENT 'run of the agent that reported it: from its start to its end' CODEC(ZSTD(1)),
+    `seq` UInt64 COMMENT 'number of the run\'s batch of this kind that it came in' CODEC(T64, ZSTD(1)),
+    `stored_at` DateTime('UTC') MATERIALIZED now() COMMENT 'when the row was stored, from which its age counts' CODEC(Delta(4), ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(time)
+ORDER BY (time, detector, fingerprint)
+TTL stored_at + INTERVAL 30 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+COMMENT 'What `hookline alert` has found, one row a change: an alert fires, still fires, or is resolved.  `node` is where the service runs, not where the trouble is.';

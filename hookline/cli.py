@@ -31,10 +31,11 @@ SUBCOMMANDS = (
     ("drop", "hookline.drop.command", "refuse packets by rules, tried before they act (root)"),
     ("capture", "hookline.capture", "whole packets into a file for Wireshark (root)"),
 )
-# Services have command lines of their own, `python -m NAME` too.
+# Services have command lines of their own, `python -m PACKAGE` too: name, package, line of help.
 SERVICES = {
-    "agent": "account this node's packets and publish the flows to Kafka (root)",
-    "consumer": "store what agents publish in ClickHouse",
+    "agent": ("agent", "account this node's packets and publish the flows to Kafka (root)"),
+    "consumer": ("consumer", "store what agents publish in ClickHouse"),
+    "alert": ("consumer.alerts", "watch what agents publish, and say what is wrong"),
 }
 EPILOG = """\
 examples:
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in SERVICES:
-        return int(import_module(f"{words[0]}.cli").main(words[1:]))
+        package, _ = SERVICES[words[0]]
+        return int(import_module(f"{package}.cli").main(words[1:]))
     args = parser_for(words).parse_args(words)
     try:
         code = int(args.run(args))
@@ -95,7 +97,7 @@ def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
             module = import_module(module_name)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-    for name, help_line in SERVICES.items():
+    for name, (_, help_line) in SERVICES.items():
         commands.add_parser(name, help=help_line, add_help=False)
     return parser
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Config as AgentConfig
+from consumer.alerts.config import Config as AlertConfig
+from consumer.alerts.detectors.table import DETECTORS
 from consumer.config import Config as ConsumerConfig
-from service.options import environment_name, is_secret
+from service.options import Tables, environment_name, is_secret
 
 PAGES = Path(__file__).resolve().parents[1] / "docs/reference"
 
@@ -32,8 +34,26 @@ the flows to Kafka.
 `python -m consumer`, or `hookline consumer`, reads Hookline's records from Kafka and stores them in
 ClickHouse.
 """,
+    "alert": """\
+# Alert
+
+`python -m consumer.alerts`, or `hookline alert`, watches Hookline's topics and says what is wrong;
+[Raise alerts](../how-to/raise-alerts.md) shows how.
+""",
 }
-_CONFIGS: dict[str, Any] = {"agent": AgentConfig, "consumer": ConsumerConfig}
+_SOURCES = {"alert": "consumer/alerts/config.py"}
+_DETECTORS = """\
+## Detectors
+
+Each has a table in the file, which takes these options; `off` switches it off.
+What it has found is over when it was not seen again for the hold time.
+
+"""
+_CONFIGS: dict[str, Any] = {
+    "agent": AgentConfig,
+    "consumer": ConsumerConfig,
+    "alert": AlertConfig,
+}
 _PLACES = (
     "[Configuration](configuration.md) says where an option may be set and which place wins.\n"
 )
@@ -44,15 +64,39 @@ def reference_page(name: str) -> str:
     """The text of the page of the service *name*."""
     groups: dict[str, list[str]] = {}
     for field in dataclasses.fields(_CONFIGS[name]):
+        if isinstance(field.default, Tables):
+            continue
         groups.setdefault(field.metadata["group"], []).append(_row(field))
     parts = [f"## {group}\n\n{_TABLE}{''.join(rows)}" for group, rows in groups.items()]
-    return "\n".join([_BANNER.format(source=f"{name}/config.py"), _HEADS[name], _PLACES, *parts])
+    if name == "alert":
+        parts.append(_detectors())
+    source = _SOURCES.get(name, f"{name}/config.py")
+    return "\n".join([_BANNER.format(source=source), _HEADS[name], _PLACES, *parts])
+
+
+def _detectors() -> str:
+    """What each detector looks for, and its options."""
+    sections = []
+    for name, (kind, options) in DETECTORS.items():
+        rows = [
+            f"| `{field.name}` | {_number(field.default)} | {field.metadata['doc']} |\n"
+            for field in dataclasses.fields(options)
+        ]
+        sections.append(
+            f"### {name}\n\n{kind.about}\nHold time: {kind.hold_s:g} s.\n\n"
+            f"| option in `[alert.{name}]` | default | meaning |\n|---|---|---|\n{''.join(rows)}"
+        )
+    return _DETECTORS + "\n".join(sections)
 
 
 def _row(field: "dataclasses.Field[Any]") -> str:
     flag = "" if is_secret(field) else f"`--{field.name.replace('_', '-')}`"
     meaning = field.metadata["doc"].replace("|", "\\|")
     return f"| {flag} | `{environment_name(field.name)}` | {_default(field)} | {meaning} |\n"
+
+
+def _number(default: Any) -> str:
+    return "" if default == () else f"`{default:.10g}`"
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:

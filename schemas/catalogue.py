@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every event kind and every shared struct, in the order in which they are documented."""
 
+from schemas.alert import ALERT
 from schemas.capture import CAPTURE_BOOKS, CAPTURE_BYTES, CAPTURE_SLOTS, CAPTURED_FRAME
 from schemas.control import AGENT_CLOCK, INTERFACE_ENTRY
 from schemas.delivery import DELIVERY
@@ -55,7 +56,20 @@ from schemas.socket import (
 from schemas.succession import FLOW_REPORTED, HOOK_PAIR
 from schemas.tls import TLS, TLS_CHUNK_BYTES, TLS_EVENT, TLS_HELLO_BYTES
 
-RECORDS = (FLOW, PACKET, SOCKET, DNS, TLS, LEDGER, DELIVERY, INTERFACE, REJECTION, DROP, RULE)
+RECORDS = (
+    FLOW,
+    PACKET,
+    SOCKET,
+    DNS,
+    TLS,
+    LEDGER,
+    DELIVERY,
+    INTERFACE,
+    REJECTION,
+    DROP,
+    RULE,
+    ALERT,
+)
 RECORD_OF_KIND = {record.kind: record for record in RECORDS}
 LAYOUTS = (
     FLOW_SLOT,

@@ -33,6 +33,8 @@ U8 = Kind("__u8", "|u1", "UInt8", 1, 1)
 U16 = Kind("__u16", "<u2", "UInt16", 2, 2)
 U32 = Kind("__u32", "<u4", "UInt32", 4, 4)
 U64 = Kind("__u64", "<u8", "UInt64", 8, 8)
+# No program of the kernel has one; it is for what was computed of many rows.
+F64 = Kind("", "<f8", "Float64", 8, 8)
 # Nanoseconds since the epoch.  ClickHouse stores DateTime64(9) as exactly this integer.
 TIME_NS = Kind("__s64", "<i8", "DateTime64(9, 'UTC')", 8, 8)
 # 16 bytes in network order; IPv4 is mapped into ::ffff/96.  numpy's S16 would strip the

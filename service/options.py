@@ -12,13 +12,15 @@ import dataclasses
 import math
 import re
 import tomllib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 ENVIRONMENT_PREFIX = "HOOKLINE_"
 # Up to the last @: a password that should have been quoted may hold another.
 _PASSWORD = re.compile(r"(//[^:@/]*):.+@", re.DOTALL)
+_TABLES = "[]"  # no key of a file that is read for it
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 Options = TypeVar("Options")
@@ -55,6 +57,29 @@ class Dsn(str):
         return _PASSWORD.sub(r"\1:***@", self)
 
 
+class Tables(Mapping[str, Mapping[str, Any]]):
+    """The tables inside a service's own table of the file, by name; no flag can give them."""
+
+    def __init__(self, tables: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
+        self._tables = dict(tables)
+
+    # A dataclass takes only defaults that cannot change for those of fields.
+    __hash__ = object.__hash__
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return self._tables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __repr__(self) -> str:
+        # What is in them may be a secret.
+        return f"<{', '.join(self._tables) or 'none'}>"
+
+
 def option(default: Any, doc: str, *, group: str, metavar: str = "", choices: Any = None) -> Any:
     """A field that is an option of the group *group*."""
     about = {"doc": doc, "group": group, "metavar": metavar, "choices": choices}
@@ -65,6 +90,16 @@ def secret(doc: str, *, group: str) -> Any:
     """A secret: from the environment, or from the file that `<name>_file` names."""
     about = {"doc": doc, "group": group, "metavar": "", "choices": None}
     return dataclasses.field(default=Secret(), metadata=about)
+
+
+def tables() -> Any:
+    """The field for what stands in tables inside the service's own; see `options_of`."""
+    return dataclasses.field(default=Tables(), metadata={"doc": "", "group": ""})
+
+
+def is_flag(field: "dataclasses.Field[Any]") -> bool:
+    """Whether an option may be given on the command line."""
+    return not is_secret(field) and not isinstance(field.default, Tables)
 
 
 def is_secret(field: "dataclasses.Field[Any]") -> bool:
@@ -81,7 +116,7 @@ def add_flags(
     """Give *parser* a flag for each option of *cls* that is no secret, or of those in *names*."""
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if is_secret(field) or (names is not None and field.name not in names):
+        if not is_flag(field) or (names is not None and field.name not in names):
             continue
         name = field.metadata["group"]
         group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
@@ -113,6 +148,9 @@ def build(
     from_file = _read(cls, table, file) if file else {}
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if isinstance(field.default, Tables):
+            values[field.name] = from_file.get(_TABLES, field.default)
+            continue
         for where, source, key in (
             (f"--{field.name.replace('_', '-')}", flags, field.name),
             (environment_name(field.name), environ, environment_name(field.name)),
@@ -195,15 +233,40 @@ def _read(cls: type[Any], table: str, file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is no TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{file} is no TOML that can be read: it is nested too deeply") from None
-    names = {field.name for field in dataclasses.fields(cls) if not is_secret(field)}
+    names = {field.name for field in dataclasses.fields(cls) if is_flag(field)}
     own = content.get(table, {})
     if not isinstance(own, dict):
         raise ConfigError(f"{table} in {file} is no table; write [{table}]")
-    if unknown := sorted(set(own) - names):
+    inner = {}
+    if any(isinstance(field.default, Tables) for field in dataclasses.fields(cls)):
+        inner = {name: value for name, value in own.items() if _is_table(value)}
+    if unknown := sorted(set(own) - names - set(inner)):
         raise ConfigError(f"{file} has unknown option {unknown[0]} in [{table}]")
     # What several parts of hookline need is written once, above the tables.
     shared = {name: value for name, value in content.items() if name in names}
-    return {**shared, **own}
+    return {**shared, **own, _TABLES: Tables(inner)}
+
+
+def _is_table(value: Any) -> bool:
+    is_several = isinstance(value, list) and bool(value)
+    return isinstance(value, dict) or (is_several and all(isinstance(one, dict) for one in value))
+
+
+def options_of(cls: type[Options], values: Mapping[str, Any], where: str) -> Options:
+    """One *cls* of the *values* in the table *where*.
+
+    Raises:
+        ConfigError: an option is unknown, or has the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(fields)):
+        raise ConfigError(f"[{where}] has unknown option {unknown[0]}")
+    return cls(
+        **{
+            name: _typed(fields[name], value, f"{name} in [{where}]")
+            for name, value in values.items()
+        }
+    )
 
 
 def host_and_port(address: str, name: str) -> tuple[str, int]:

@@ -24,7 +24,7 @@ def exposed(config: Any) -> list[str]:
     return [
         f"{name} {path} is open to every user; close it: chmod o= {path}"
         for name, path in named.items()
-        if path and _is_open_to_others(Path(path))
+        if path and is_open_to_others(Path(path))
     ] + _in_the_clear(config)
 
 
@@ -36,7 +36,7 @@ def _in_the_clear(config: Any) -> list[str]:
     ]
 
 
-def _is_open_to_others(path: Path) -> bool:
+def is_open_to_others(path: Path) -> bool:
     try:
         return bool(path.stat().st_mode & _BY_OTHERS)
     except OSError:  # it was read a moment ago, and its password with it

@@ -26,8 +26,8 @@ OWNERS = {
     "bcc": {"agent/compiler.py"},
     "pyroute2": {"agent/netlink.py"},
     # One for each direction; unpack stands in for a part of it, quarantine writes what could not be
-    # read, topics does both by hand, and reach only comes in.  Beside source, membership reaches
-    # behind the client's face, and kafka_errors sorts what it says.
+    # read and alerts what was found, topics does both by hand, and reach only comes in.  Beside
+    # source, membership reaches behind the client's face, and kafka_errors sorts what it says.
     "aiokafka": {
         "agent/publisher.py",
         "agent/rules/subscriber.py",
@@ -37,11 +37,16 @@ OWNERS = {
         "consumer/kafka_errors.py",
         "consumer/quarantine.py",
         "consumer/rule_orders.py",
+        "consumer/alerts/publisher.py",
         "hookline/topics.py",
         "service/reach.py",
     },
     "chdb": {"consumer/api/engine.py"},
-    "clickhouse_connect": {"consumer/sink.py", "hookline/history.py"},
+    "clickhouse_connect": {
+        "consumer/sink.py",
+        "consumer/alerts/reader.py",
+        "hookline/history.py",
+    },
 }
 
 

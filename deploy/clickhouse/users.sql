@@ -20,6 +20,7 @@ GRANT INSERT, SELECT(time, node, run, seq) ON hookline.ledger TO hookline_writer
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.deliveries TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.interfaces TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.dead_letters TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.alerts TO hookline_writer;
 
 -- What people and dashboards do: ask.
 CREATE ROLE IF NOT EXISTS hookline_reader;
@@ -32,6 +33,7 @@ GRANT SELECT ON hookline.ledger TO hookline_reader;
 GRANT SELECT ON hookline.deliveries TO hookline_reader;
 GRANT SELECT ON hookline.interfaces TO hookline_reader;
 GRANT SELECT ON hookline.dead_letters TO hookline_reader;
+GRANT SELECT ON hookline.alerts TO hookline_reader;
 -- 2: clients may choose formats and limits, but nothing is written, whatever else is granted.
 CREATE SETTINGS PROFILE IF NOT EXISTS hookline_reader SETTINGS readonly = 2 TO hookline_reader;
 

@@ -12,6 +12,8 @@ import pytest
 from agent.cache import FOLDER as FOLDER_OF_PROGRAMS
 from agent.cli import main as run_agent
 from agent.config import Config as AgentConfig
+from consumer.alerts.cli import main as run_alert
+from consumer.alerts.config import Config as AlertConfig
 from consumer.cli import main as run_consumer
 from consumer.config import Config as ConsumerConfig
 from tests.deploy.test_compose import SERVICES
@@ -21,11 +23,13 @@ FOLDER = ROOT / "deploy/systemd"
 UNITS = {
     "agent": FOLDER / "hookline-agent.service",
     "consumer": FOLDER / "hookline-consumer.service",
+    "alert": FOLDER / "hookline-alert.service",
 }
-CONFIGS = {"agent": AgentConfig, "consumer": ConsumerConfig}
-MAINS = {"agent": run_agent, "consumer": run_consumer}
+CONFIGS = {"agent": AgentConfig, "consumer": ConsumerConfig, "alert": AlertConfig}
+MODULES = {"agent": "agent", "consumer": "consumer", "alert": "consumer.alerts"}
+MAINS = {"agent": run_agent, "consumer": run_consumer, "alert": run_alert}
 # systemd's own scale, in tenths: 0 is a service that can do nothing, 100 is root's login shell.
-MOST_EXPOSED = {"agent": 25, "consumer": 13}
+MOST_EXPOSED = {"agent": 25, "consumer": 13, "alert": 12}
 
 
 def settings(service: str) -> dict[str, list[str]]:
@@ -82,7 +86,7 @@ def test_the_service_accepts_its_command_line_and_the_example_file(service, caps
 
     code = MAINS[service]([*arguments, "--check"], environ={})
 
-    assert (Path(python).name, dash_m, module) == ("python", "-m", service)
+    assert (Path(python).name, dash_m, module) == ("python", "-m", MODULES[service])
     assert code == 0
     assert "kafka-1:9092" in capsys.readouterr().out
 
@@ -131,8 +135,9 @@ def test_only_root_may_write_to_what_the_agent_loads_into_the_kernel():
     assert found["CacheDirectoryMode"] == ["0700"]
 
 
-def test_the_consumer_has_no_powers():
-    found = settings("consumer")
+@pytest.mark.parametrize("service", ["consumer", "alert"])
+def test_what_needs_no_powers_has_none(service):
+    found = settings(service)
 
     assert found["CapabilityBoundingSet"] == [""]
     assert found["DynamicUser"] == ["yes"]

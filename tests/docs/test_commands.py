@@ -26,7 +26,7 @@ def a_parser_accepts(words: list[str]) -> bool:
         # Their parsers are their own, and reject a wrong flag before they read the file.
         options = REFERENCE.with_name(f"{words[0]}.md").read_text()
         known = set(re.findall(r"`(--[a-z-]+)`", options))
-        known |= set(re.findall(rf"`(--[a-z-]+).*\| (?:both|{words[0]}) \|", REFERENCE.read_text()))
+        known |= set(re.findall(rf"`(--[a-z-]+).*\| (?:all|{words[0]}) \|", REFERENCE.read_text()))
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         return given <= known | {"--help"}
     if words in ([], ["COMMAND", "--help"]) or words == [words[0]]:

@@ -12,13 +12,18 @@ import pytest
 import agent.ledger
 import agent.metrics
 from agent.config import Config as AgentConfig
+from consumer.alerts.config import Config as AlertConfig
+from consumer.alerts.detectors.table import DETECTORS
+from consumer.alerts.metrics import Metrics as AlertMetrics
+from consumer.alerts.outlets.metrics import OutletMetrics
+from consumer.alerts.sql_rules import _Counts
 from consumer.config import Config as ConsumerConfig
 from consumer.metrics import Metrics
 from schemas.catalogue import RECORDS
 from service.options import environment_name
 from tests.docs.pages import PAGES, ROOT, blocks, name, prose
 
-CONFIGS = {"agent": AgentConfig, "consumer": ConsumerConfig}
+CONFIGS = {"agent": AgentConfig, "consumer": ConsumerConfig, "alert": AlertConfig}
 OPTIONS = {service: {field.name for field in fields(config)} for service, config in CONFIGS.items()}
 PICTURES = sorted((ROOT / "docs/pictures").iterdir())
 
@@ -66,6 +71,9 @@ def test_variables_are_those_of_options(page):
 def test_configuration_that_is_shown_is_understood(page):
     for block in blocks(page, "toml"):
         content = tomllib.loads(block)
+        of_alert = content.get("alert", {})
+        for section in {*DETECTORS, "outlet"} & set(of_alert):
+            del of_alert[section]
         for service in CONFIGS:
             assert set(content.pop(service, {})) <= OPTIONS[service]
         assert set(content) <= OPTIONS["agent"] & OPTIONS["consumer"]
@@ -83,6 +91,13 @@ def test_the_metrics_page_has_every_metric_and_no_other():
     counters = (*agent.ledger._PASSED_ON, *agent.ledger._REJECTED.values())
     of_agent |= {f"agent_{counter}_total" for counter in counters}
 
+    alert = AlertMetrics([], [])
+    OutletMetrics([], alert.registry)
+    _Counts([], alert.registry)
+    consumer |= {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name
+        for metric in alert.registry.collect()
+    }
     of_agent.add("agent_dropped_interface_rows_total")
     of_rules = {"agent_rules", "agent_rejected_rules_total"}
     of_owners = {"agent_known_sockets", "agent_evicted_sockets_total"}

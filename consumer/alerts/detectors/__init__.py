@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One detector a file: what it looks for, its options, and what it remembers."""

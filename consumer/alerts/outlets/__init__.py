@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where alerts go besides Kafka and ClickHouse: Alertmanager, webhooks, chat."""

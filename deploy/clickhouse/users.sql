@@ -21,6 +21,8 @@ GRANT INSERT, SELECT(time, node, run, seq) ON hookline.deliveries TO hookline_wr
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.interfaces TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.dead_letters TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.alerts TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.rules TO hookline_writer;
+GRANT INSERT, SELECT(time, node, run, seq) ON hookline.drops TO hookline_writer;
 
 -- What people and dashboards do: ask.
 CREATE ROLE IF NOT EXISTS hookline_reader;
@@ -34,6 +36,8 @@ GRANT SELECT ON hookline.deliveries TO hookline_reader;
 GRANT SELECT ON hookline.interfaces TO hookline_reader;
 GRANT SELECT ON hookline.dead_letters TO hookline_reader;
 GRANT SELECT ON hookline.alerts TO hookline_reader;
+GRANT SELECT ON hookline.rules TO hookline_reader;
+GRANT SELECT ON hookline.drops TO hookline_reader;
 -- 2: clients may choose formats and limits, but nothing is written, whatever else is granted.
 CREATE SETTINGS PROFILE IF NOT EXISTS hookline_reader SETTINGS readonly = 2 TO hookline_reader;
 

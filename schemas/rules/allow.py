@@ -32,7 +32,7 @@ from schemas.rules.spaces import IPV4_BIT, IPV6_BIT
 Address = IPv4Address | IPv6Address
 Endpoint = tuple[Address, int]
 
-MAX_BOXES = 8
+MAX_BOXES = 7
 _MAX_ENTRIES = 10_000
 _TCP = 1 << PROTOCOLS["tcp"]
 _PORT_SIDES = ("src_ports", "dst_ports")
@@ -73,7 +73,7 @@ class Allowed:
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        """What the kernel lets pass: never less than the entries, in at most 8 boxes.
+        """What the kernel lets pass: never less than the entries, in at most 7 boxes.
 
         Addresses and ports of one kind come together, so a port of one broker is open at another.
         """

@@ -22,7 +22,7 @@ FULL = Allowed(
 LOCAL = Allowed(brokers=(BROKER,), local=(ip_network("10.0.0.2"),))
 
 
-def test_everything_fits_into_eight_boxes():
+def test_everything_fits_into_the_boxes_that_are_kept_for_it():
     assert len(FULL.boxes) == MAX_BOXES
 
 
@@ -49,7 +49,9 @@ def test_everything_fits_into_eight_boxes():
 )
 def test_a_packet_is_allowed_for_these_reasons(packet, reasons):
     assert reasons_for(FULL, packet) == reasons
-    assert any(holds(box, packet) for box in FULL.boxes) is bool(reasons)
+    # Neighbour discovery needs no box: the programs know it, and look whether it is from the link.
+    in_boxes = [reason for reason in reasons if reason != "IPv6 neighbour discovery"]
+    assert any(holds(box, packet) for box in FULL.boxes) is bool(in_boxes)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import Any
 
 from consumer.alerts.detector import Detector
 from consumer.alerts.detectors.table import DETECTORS
+from consumer.alerts.mitigation.options import NAME as MITIGATION
+from consumer.alerts.mitigation.options import Options as Mitigation
 from consumer.alerts.outlets.options import destinations_in
 from consumer.server_options import CLICKHOUSE, ServerOptions
 from service.broker import KAFKA
@@ -118,10 +120,12 @@ class Config(ServerOptions):
             if name not in DETECTORS:
                 raise ConfigError(f"off is {name!r}; choose among {', '.join(DETECTORS)}")
         for name in self.tables:
-            if name not in {*DETECTORS, OUTLET}:
+            if name not in {*DETECTORS, OUTLET, MITIGATION}:
                 raise ConfigError(
-                    f"[{TABLE}.{name}] is no table; choose among {OUTLET}, {', '.join(DETECTORS)}"
+                    f"[{TABLE}.{name}] is no table; choose among {OUTLET}, {MITIGATION},"
+                    f" {', '.join(DETECTORS)}"
                 )
+        self.mitigation().check(DETECTORS)
         self.detectors()
         destinations_in(self.tables)
 
@@ -148,6 +152,15 @@ class Config(ServerOptions):
             for name, (kind, options) in DETECTORS.items()
             if name not in self.off
         ]
+
+    def mitigation(self) -> Mitigation:
+        """What may be done about alerts.
+
+        Raises:
+            ConfigError: an option is unknown or out of its limits.
+        """
+        made: Mitigation = self._options_of(MITIGATION, Mitigation)
+        return made
 
     def _options_of(self, name: str, options: type[Any]) -> Any:
         where = f"{TABLE}.{name}"

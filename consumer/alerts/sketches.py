@@ -362,6 +362,13 @@ class Places:
         self.refused += len(waiting)
         return places, is_new
 
+    def find(self, keys: Keys) -> NDArray[np.intp]:
+        """The place that each of *keys* has, or NONE; this keeps none of them awake."""
+        sets = (keys % np.uint64(self._sets)).astype(np.intp)
+        is_mine = (self._keys[sets] == keys[:, None]) & np.isfinite(self._heard[sets])
+        at = sets * self.WAYS + is_mine.argmax(axis=1)
+        return np.where(is_mine.any(axis=1), at, self.NONE)
+
     def forget(self, places: NDArray[np.intp]) -> None:
         """Free these places."""
         self._heard.reshape(-1)[places] = -np.inf

@@ -29,6 +29,7 @@ class Detector(Protocol):
     about: ClassVar[str]  # one or two sentences for the reference
     kinds: ClassVar[tuple[str, ...]]
     hold_s: ClassVar[float]
+    learns: ClassVar[tuple[str, ...]]  # attributes that are kept over a restart
 
     def __init__(self, options: Any) -> None: ...
 
@@ -52,6 +53,8 @@ class Detector(Protocol):
 
 class Stateless:
     """For detectors of which time alone shows nothing."""
+
+    learns: ClassVar[tuple[str, ...]] = ()
 
     def look(self, now_ns: int) -> Sequence[Sighting]:  # noqa: ARG002
         return ()

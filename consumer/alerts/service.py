@@ -8,7 +8,7 @@ show it are committed.  So an alert is told at least once: after a crash in betw
 make the same changes again, with the same fingerprints and times.
 
 Reading begins with what comes after the first start: nobody is helped by an alert about last week.
-What the detectors have learned is in memory alone, so a start begins to learn anew.
+What the detectors have learned is kept every few minutes and at the end.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from consumer.alerts import memory
+from consumer.alerts import learned, memory
 from consumer.alerts.alert import Alert, Sighting
 from consumer.alerts.board import Board
 from consumer.alerts.config import CLIENT_ID, Config
@@ -49,6 +49,8 @@ LOOK_EVERY_S = 0.5
 # Rules say with each look what they see.
 RULES_HOLD_S = 5.0
 COMMIT_EVERY_S = 1.0
+# So much of what was learned is learned again after a kill.
+KEEP_EVERY_S = 300.0
 # Without a record for so long, Kafka is asked whether it is there.
 QUIET_S = 2.0
 # So much is shown to the detectors at once, which takes half a second at most; then the group's
@@ -77,6 +79,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     start = Start(stop, config.start_timeout, (BrokerUnavailable, SinkUnavailable))
     folder = _folder(config)
     detectors = config.detectors()
+    learned.restore(folder, detectors)
     read = topics(detectors)
     metrics = Metrics(read, [one.name for one in detectors])
     if config.metrics_listen:
@@ -100,6 +103,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     service = Service(
         Watch(detectors, metrics),
         board,
+        detectors=detectors,
         publisher=publisher,
         outlets=outlets,
         rules=rules,
@@ -198,6 +202,7 @@ class Service:
         watch: Watch,
         board: Board,
         *,
+        detectors: Sequence[Detector],
         publisher: Publisher,
         outlets: Outlets,
         rules: SqlRules | None,
@@ -206,6 +211,7 @@ class Service:
     ) -> None:
         self._watch = watch
         self._board = board
+        self._detectors = detectors
         self._publisher = publisher
         self._outlets = outlets
         self._rules = rules
@@ -214,7 +220,7 @@ class Service:
         self._assignment = -1
         self._marks: dict[Partition, tuple[int, str]] = {}
         self._told_held_back: dict[str, int] = {}
-        self._heard_at = self._looked_at = self._committed_at = time.monotonic()
+        self._heard_at = self._looked_at = self._committed_at = self._kept_at = time.monotonic()
 
     async def run(self, source: Source, stop: asyncio.Event, *, stop_timeout_s: float) -> bool:
         """Watch until *stop* is set; False where what was found last could not be told."""
@@ -243,7 +249,16 @@ class Service:
             await self._look(source, has_heard=bool(fetched.by_partition))
             if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
                 await self.commit(source)
+            if time.monotonic() - self._kept_at >= KEEP_EVERY_S:
+                await self._keep()
         await self.commit(source)
+        await self._keep()
+
+    async def _keep(self) -> None:
+        """Keep what the detectors have learned."""
+        self._kept_at = time.monotonic()
+        copies = learned.learned(self._detectors)
+        await asyncio.to_thread(learned.keep, self._folder, copies)
 
     async def _look(self, source: Source, *, has_heard: bool) -> None:
         now = time.monotonic()

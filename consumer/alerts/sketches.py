@@ -30,12 +30,12 @@ class Hash:
     """A hash with a key of its own, drawn at its making or given for tests."""
 
     def __init__(self, seed: int | None = None) -> None:
-        self._seed = np.uint64(secrets.randbits(64) if seed is None else seed)
+        self.seed = np.uint64(secrets.randbits(64) if seed is None else seed)
 
     def of(self, *columns: Any) -> Keys:
         """One key a row of these columns: numbers of any width, or addresses of 16 bytes."""
         first, *others = [word for column in columns for word in _words(column)]
-        mixed = _mixed(first ^ self._seed)
+        mixed = _mixed(first ^ self.seed)
         for word in others:
             # What came before is mixed, so the order of the columns counts.
             mixed = _mixed((mixed + _GOLDEN) ^ word)

@@ -54,6 +54,7 @@ class AgentSilent:
     )
     kinds = ("ledger", "delivery", "flow", "socket", "interface")
     hold_s = 2.0
+    learns = ()
 
     def __init__(self, options: Options) -> None:
         self._options = options

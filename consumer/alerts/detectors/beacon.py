@@ -57,6 +57,7 @@ class Beacon(Stateless):
     )
     kinds = ("flow",)
     hold_s = 3600.0
+    learns = ("_known", "_hosts", "_places", "_last", "_gaps", "_began")
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -43,6 +43,7 @@ class DropOff(Stateless):
     )
     kinds = ("ledger",)
     hold_s = 30.0
+    learns = ("_rates",)
 
     def __init__(self, options: Options) -> None:
         self._options = options

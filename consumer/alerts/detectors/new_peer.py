@@ -46,6 +46,7 @@ class NewPeer(Stateless):
     )
     kinds = ("socket",)
     hold_s = 600.0
+    learns = ("_programs", "_first_seen", "_networks", "_pairs")
 
     def __init__(self, options: Options) -> None:
         self._options = options

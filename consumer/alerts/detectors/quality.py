@@ -58,6 +58,7 @@ class Retransmits(Stateless):
     about = "More segments than usual have to be sent again to one service in one network."
     kinds = ("socket",)
     hold_s = 60.0
+    learns = ("_shares",)
 
     def __init__(self, options: RetransmitOptions) -> None:
         self._options = options
@@ -143,6 +144,7 @@ class RoundTrip(Stateless):
     about = "The least round-trip times of connections to one service in one network have grown."
     kinds = ("socket",)
     hold_s = 60.0
+    learns = ("_times",)
 
     def __init__(self, options: RoundTripOptions) -> None:
         self._options = options

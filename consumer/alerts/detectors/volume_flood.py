@@ -105,6 +105,7 @@ class VolumeFlood(Stateless):
     protocols: ClassVar[tuple[int, ...]]
     kinds = ("flow",)
     hold_s = 30.0
+    learns = ("_baseline",)
 
     def __init__(self, options: UdpOptions) -> None:
         self._options = options

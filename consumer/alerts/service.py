@@ -29,15 +29,20 @@ from consumer.alerts.config import CLIENT_ID, Config
 from consumer.alerts.detector import Detector
 from consumer.alerts.detectors.table import DETECTORS
 from consumer.alerts.metrics import Metrics
+from consumer.alerts.mitigation.mitigator import Mitigator
+from consumer.alerts.mitigation.refusals import Refusals
 from consumer.alerts.outlets.outlets import Outlets, outlets_of
 from consumer.alerts.publisher import Publisher
 from consumer.alerts.rows import NS_PER_S
 from consumer.alerts.sql_rules import SqlRules, sql_rules_of
 from consumer.alerts.watch import Watch, topics
 from consumer.record import Partition, Record
+from consumer.rule_orders import RuleOrders
 from consumer.sink import SinkUnavailable
 from consumer.source import Positions, Source, create_topics
 from schemas.alert import ALERT
+from schemas.rules.rule import RuleError
+from schemas.rules.signed import read_key
 from service.broker import BrokerUnavailable
 from service.logs import quiet_kafka_client
 from service.options import host_and_port
@@ -79,6 +84,11 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     start = Start(stop, config.start_timeout, (BrokerUnavailable, SinkUnavailable))
     folder = _folder(config)
     detectors = config.detectors()
+    orders = RuleOrders(config.broker(CLIENT_ID))
+    parts.stop_with("rules", orders.stop)
+    mitigator = _mitigator(config, folder, orders)
+    if mitigator is not None:
+        detectors.append(Refusals(mitigator))
     learned.restore(folder, detectors)
     read = topics(detectors)
     metrics = Metrics(read, [one.name for one in detectors])
@@ -109,12 +119,27 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
         rules=rules,
         metrics=metrics,
         folder=folder,
+        mitigator=mitigator,
     )
     source = _source(config, service, metrics, read)
     await _open_kafka(config, publisher, source, read, start=start, parts=parts)
+    if mitigator is not None:
+        await start.until_available(f"kafka at {config.kafka}", orders.start)
     names = ", ".join(one.name for one in detectors)
     sys.stderr.write(f"alert ready: {config.kafka}, looking for {names}\n")
     return await service.run(source, stop, stop_timeout_s=config.stop_timeout)
+
+
+def _mitigator(config: Config, folder: Path, orders: RuleOrders) -> Mitigator | None:
+    """What acts, where the configuration lets something act."""
+    options = config.mitigation()
+    if not options.acts:
+        return None
+    try:
+        key = read_key(Path(options.key))
+    except (OSError, RuleError) as error:
+        raise StartError(f"rules cannot be signed: {error}") from None
+    return Mitigator(options, key, folder, orders.send)
 
 
 async def _rules(config: Config, metrics: Metrics, start: Start, parts: Parts) -> SqlRules | None:
@@ -208,7 +233,10 @@ class Service:
         rules: SqlRules | None,
         metrics: Metrics,
         folder: Path,
+        mitigator: Mitigator | None = None,
     ) -> None:
+        self._mitigator = mitigator
+        self._of_mitigation: list[Sighting] = []
         self._watch = watch
         self._board = board
         self._detectors = detectors
@@ -274,7 +302,10 @@ class Service:
         self._metrics.set_lag(source.lag())
         now_ns = time.time_ns()
         of_rules = await self._rules.due(now_ns) if self._rules else []
-        await self._tell([*self._watch.look(now_ns), *of_rules])
+        if self._mitigator is not None:
+            await self._act(self._mitigator)
+        of_mitigation, self._of_mitigation = self._of_mitigation, []
+        await self._tell([*self._watch.look(now_ns), *of_rules, *of_mitigation])
 
     async def _tell(self, sightings: Sequence[Sighting]) -> None:
         """Make the changes durable that *sightings* make."""
@@ -285,6 +316,13 @@ class Service:
         await self._outlets.deliver(changes)
         await asyncio.to_thread(memory.keep, self._folder, self._board.kept())
         self._count(changes)
+        if self._mitigator is not None:
+            self._mitigator.consider(changes, time.time_ns())
+            await self._act(self._mitigator)
+
+    async def _act(self, mitigator: Mitigator) -> None:
+        """Send rules; what is to be said of it is told with the next look."""
+        self._of_mitigation += await mitigator.act(time.time_ns())
 
     def _count(self, changes: Sequence[Alert]) -> None:
         for alert in changes:

@@ -44,6 +44,11 @@ class Options:
         metavar="CONNECTIONS",
     )
 
+    @property
+    def acts(self) -> bool:
+        """Whether anything may become a rule."""
+        return bool(self.observe or self.enforce)
+
     def check(self, detectors: Collection[str]) -> None:
         """Raises: ConfigError where a name is none of *detectors*, or the key is missing."""
         for policy in (OBSERVE, ENFORCE):

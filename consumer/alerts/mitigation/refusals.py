@@ -3,6 +3,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,10 +23,10 @@ _MOST_RULES = 1000
 class Refusals(Stateless):
     """Looks at flows to know good connections, and at drops to see them refused."""
 
-    name = NAME
-    about = "A rule of this service was sent, refused by its caps, or taken back."
-    kinds = ("flow", "drop")
-    hold_s = 60.0
+    name: ClassVar[str] = NAME
+    about: ClassVar[str] = "A rule of this service was sent, refused by its caps, or taken back."
+    kinds: ClassVar[tuple[str, ...]] = ("flow", "drop")
+    hold_s: ClassVar[float] = 60.0
 
     def __init__(self, mitigator: Mitigator) -> None:
         self._mitigator = mitigator

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +27,21 @@ class Link:
     ifindex: int
     address: str
     namespace: str
+    far: str  # the other end's name
 
-    def start(self, *module: str) -> subprocess.Popen[str]:
-        """`python -m MODULE...` at the other end, which takes lines and answers with lines."""
+    def start_with(self, *arguments: str) -> subprocess.Popen[str]:
+        """`python ARGUMENTS...` at the other end."""
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, sys.executable, "-m", *module],
+            ["ip", "netns", "exec", self.namespace, sys.executable, *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def start(self, *module: str) -> subprocess.Popen[str]:
+        """`python -m MODULE...` at the other end, which takes lines and answers with lines."""
+        return self.start_with("-m", *module)
 
     def run(self, *command: str) -> str:
         """What *command* prints at the other end."""
@@ -45,8 +52,8 @@ class Link:
 @contextmanager
 def link() -> Iterator[Link]:
     """A link that is up; gone at the end, whatever happens."""
-    number = os.getpid() % 16384
-    namespace, here, there = f"hlb{os.getpid()}", f"hlb{number}a", f"hlb{number}b"
+    number = (os.getpid() + next(_numbers)) % 16384
+    namespace, here, there = f"hlb{os.getpid()}-{number}", f"hlb{number}a", f"hlb{number}b"
     network = f"198.18.{number >> 6}."
     ours, theirs = (f"{network}{(number & 63) * 4 + at}" for at in (1, 2))
     ip(f"netns add {namespace}")
@@ -57,7 +64,7 @@ def link() -> Iterator[Link]:
         ip(f"addr add {ours}/30 dev {here}")
         ip(f"-n {namespace} link set {there} addrgenmode none up")
         ip(f"-n {namespace} addr add {theirs}/30 dev {there}")
-        yield Link(here, socket.if_nametoindex(here), ours, namespace)
+        yield Link(here, socket.if_nametoindex(here), ours, namespace, there)
     finally:
         ip(f"netns del {namespace}")
 

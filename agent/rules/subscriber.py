@@ -21,7 +21,7 @@ from aiokafka.structs import ConsumerRecord
 
 from agent.rules.keeper import Change, Keeper, RefusedChange
 from agent.rules.record import Rejected
-from schemas.rules.allow import conflicts
+from schemas.rules.allow import Allowed, conflicts
 from schemas.rules.signed import TOPIC, Order, SignedError, Trusted, verified
 from service.broker import Broker, one_line
 from service.unpack import bound_client_library, payload_and_fault
@@ -167,10 +167,9 @@ class Subscriber:
         """Reject those that would cut off what no rule may, or that a local rule stands in for."""
         allowed = await self.keeper.look_at_allowed()
         local = {one.rule.name for one in self.keeper.rules if one.origin != "network"}
-        for name, order in list(put.items()):
-            reasons = (
-                conflicts(order.rule, allowed) if order.rule and not order.despite_allowed else []
-            )
+        # Of thousands it takes seconds, in which packets must be drained.
+        cuts = await asyncio.to_thread(_cuts, list(put.values()), allowed)
+        for name, reasons in cuts.items():
             if name in local:
                 text = f"rule {name} is one of this node's own"
             elif reasons:
@@ -216,6 +215,14 @@ def _order_in(
     if key != order.name.encode():
         raise SignedError("malformed", f"the record's key is not {order.name}")
     return order
+
+
+def _cuts(orders: Iterable[Order], allowed: Allowed) -> dict[str, list[str]]:
+    """What each rule would cut off, by its name."""
+    return {
+        one.name: conflicts(one.rule, allowed) if one.rule and not one.despite_allowed else []
+        for one in orders
+    }
 
 
 async def _past(consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:

@@ -196,7 +196,8 @@ def test_ten_thousand_signed_rules_are_obeyed_together(wire, obedient, signer):
         for n in range(10_000)
     ]
     signer.put(*rules, replace(first, match=f"src host {wire.far.ipv4}"))
-    wait_until(lambda: len(names(obedient)) == 10_001, "all rules to come", 60)
+    obedient.until_it_says("rules=10001")
+    assert len(names(obedient)) == 10_001
     with listening(wire) as server:
         sends(wire, 5)
         assert received(server) == 0

@@ -269,8 +269,8 @@ def another_version(tmp_path_factory) -> Path:
         ("schemas/flow.py", '(("point", 12), ("context", 18)', '(("context", 18), ("point", 12)'),
         (
             "schemas/ledger.py",
-            "        pad(24),",
-            '        Field("unheard_of", U64, ""),\n        pad(16),',
+            "        pad(56),",
+            '        Field("unheard_of", U64, ""),\n        pad(48),',
         ),
     ):
         text = (root / path).read_text()

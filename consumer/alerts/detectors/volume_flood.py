@@ -73,9 +73,13 @@ class Baseline:
     def size_bytes(self) -> int:
         return self._means.nbytes + self._times.nbytes + 16 * len(self._places)
 
+    def begin(self, now: float) -> None:
+        """Whatever is not heard of from now on is known to have been nothing."""
+        self._began = min(self._began, now)
+
     def before(self, addresses: Keys, now: float) -> tuple[NDArray[np.intp], Values]:
         """The places of *addresses*, which differ, and their means until now."""
-        self._began = min(self._began, now)
+        self.begin(now)
         places, is_new = self._places.of(addresses, now)
         self._means[places[is_new]] = 0
         self._times[places[is_new]] = now
@@ -103,6 +107,8 @@ class VolumeFlood(Stateless):
     word: ClassVar[str]
     filter: ClassVar[str]
     protocols: ClassVar[tuple[int, ...]]
+    # Whether few sources that are answered are a transfer, and no flood.
+    answers_excuse: ClassVar[bool] = True
     kinds = ("flow",)
     hold_s = 30.0
     learns = ("_baseline",)
@@ -119,6 +125,8 @@ class VolumeFlood(Stateless):
         return self._rates.size_bytes + self._baseline.size_bytes + self._origins.size_bytes
 
     def take(self, rows: Rows, now_ns: int) -> Sequence[Sighting]:
+        # A node without any such packet has a past all the same.
+        self._baseline.begin(now_ns / NS_PER_S)
         is_ours = np.isin(rows["protocol"], self.protocols) & is_recent(rows, now_ns)
         at = np.flatnonzero(is_ours)
         if not len(at):
@@ -171,7 +179,8 @@ class VolumeFlood(Stateless):
     ) -> Sighting | None:
         source_keys = np.unique(keys.sources(rows)[at])
         packets, bits, replies = (float(one) for one in rates)
-        if len(source_keys) < self._options.sources and replies > _REPLIES * packets:
+        is_answered = self.answers_excuse and replies > _REPLIES * packets
+        if is_answered and len(source_keys) < self._options.sources:
             return None
         target = evidence.address(rows["dst_addr"][at[0]])
         victim = int(keys.destinations(rows)[at[0]])
@@ -219,8 +228,10 @@ class IcmpFlood(VolumeFlood):
     """ICMP and ICMPv6 floods."""
 
     name = "icmp_flood"
-    about = "Likewise with ICMP and ICMPv6."
+    about = "Likewise with ICMP and ICMPv6, whether they are answered or not."
     title = "ICMP"
     word = "icmp"
     filter = "(icmp or icmpv6)"
     protocols = (keys.ICMP, keys.ICMPV6)
+    # A kernel answers whoever asks; nobody transfers anything by echoes.
+    answers_excuse = False

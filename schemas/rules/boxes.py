@@ -6,7 +6,7 @@ in the set.  Rules are about IP packets alone, so no box holds ARP or anything e
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from schemas.rules.intervals import (
     ANYWHERE,
@@ -71,10 +71,16 @@ def boxes_from(spaces: list[Space]) -> tuple[Box, ...]:
             src=prefixes(space.src),
             dst=prefixes(space.dst),
             interfaces=tuple(sorted(space.interfaces)),
-            **{name: getattr(space, name) for name in Space._fields[2:-1]},
+            **{name: _shared(getattr(space, name)) for name in Space._fields[2:-1]},
         )
         for space in spaces
     )
+
+
+@lru_cache(maxsize=1024)
+def _shared(numbers: int) -> int:
+    """The same set as others have it: one has up to 8 KiB, and thousands of rules have the same."""
+    return numbers
 
 
 def _prefixes_or_any(addresses: Intervals) -> tuple[Prefix, ...] | None:

@@ -13,13 +13,35 @@ from schemas.refusal import STATES, VERDICTS
 from schemas.rules.rule import Rule
 from service.messages import Message, receive, send
 from tests.lab.agents import Agent, agent, remove_pins
-from tests.lab.links import Link
+from tests.lab.links import Link, link
 from tests.lab.published import read_published
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
 PORT = 4242
+
+
+@pytest.fixture(scope="module")
+def line(lab: None) -> Iterator[Link]:
+    """A link that tests share which leave nothing on it."""
+    with link() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(line: Link) -> Iterator[Agent]:
+    with agent("--interface", line.near.name) as started:
+        yield started
+        started.stop()
+
+
+@pytest.fixture
+def ruled(shared: Agent) -> Iterator[Agent]:
+    """An agent without rules, whatever others gave it."""
+    yield shared
+    names = [one["name"] for one in ask(shared, do="rules")["rules"]]
+    ask(shared, do="rules-change", remove=names)
 
 
 def ask(started: Agent, **order: object) -> Message:
@@ -105,27 +127,24 @@ def test_what_a_rule_refuses_never_arrives_and_all_books_say_how_much_it_was(wir
 COUNTS = ("packets", "bytes")
 
 
-def test_what_is_sent_is_refused_by_the_same_rules(wire):
-    with agent("--interface", wire.near.name) as started:
-        put(started, rule(match=f"egress and udp dst port {PORT}"))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+def test_what_is_sent_is_refused_by_the_same_rules(line, ruled):
+    put(ruled, rule(match=f"egress and udp dst port {PORT}"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(5):
             # What a tc hook refuses, the sender is told of.
-            for _ in range(5):
-                with suppress(OSError):
-                    sock.sendto(b"x", (wire.far.ipv4, PORT))
-        (told,) = ask(started, do="rules")["rules"]
-        assert told["over_packets"] == 5
-        started.stop()
+            with suppress(OSError):
+                sock.sendto(b"x", (line.far.ipv4, PORT))
+    (told,) = ask(ruled, do="rules")["rules"]
+    assert told["over_packets"] == 5
 
 
-def test_a_new_rule_that_is_observed_lets_everything_pass(wire):
-    with agent("--interface", wire.near.name) as started, listening(wire) as server:
-        put(started, rule(is_observed=True))
-        sends(wire, 20)
+def test_a_new_rule_that_is_observed_lets_everything_pass(line, ruled):
+    with listening(line) as server:
+        put(ruled, rule(is_observed=True))
+        sends(line, 20)
         assert received(server) == 20
-        (told,) = ask(started, do="rules")["rules"]
-        assert (told["state"], told["over_packets"]) == ("observed", 20)
-        started.stop()
+    (told,) = ask(ruled, do="rules")["rules"]
+    assert (told["state"], told["over_packets"]) == ("observed", 20)
 
 
 def test_rules_stay_in_force_without_an_agent_and_are_the_next_ones(wire):
@@ -173,15 +192,14 @@ def test_rules_that_have_ended_are_gone_and_their_last_counts_are_told(wire, kaf
     assert int(published.column("rule", "over_packets")[-1]) == 3
 
 
-def test_a_rule_of_one_interface_leaves_others_alone(wire):
-    with agent("--interface", wire.near.name) as started, listening(wire) as server:
-        put(started, rule(match=f"udp and interface no{wire.near.name}"))
-        sends(wire, 5)
+def test_a_rule_of_one_interface_leaves_others_alone(line, ruled):
+    with listening(line) as server:
+        put(ruled, rule(match=f"udp and interface no{line.near.name}"))
+        sends(line, 5)
         assert received(server) == 5
-        put(started, rule(match=f"udp and interface {wire.near.name[:3]}*"))
-        sends(wire, 5)
+        put(ruled, rule(match=f"udp and interface {line.near.name[:3]}*"))
+        sends(line, 5)
         assert received(server) == 0
-        started.stop()
 
 
 def test_what_the_operator_protects_no_rule_cuts_off(wire):
@@ -196,27 +214,28 @@ def test_what_the_operator_protects_no_rule_cuts_off(wire):
         started.stop()
 
 
-def test_a_rule_that_would_cut_off_the_broker_is_refused_with_the_reason(wire):
-    with agent("--interface", wire.near.name) as started:
-        # NOWHERE is the broker of this test's agent.
-        refused = put(started, rule(match="tcp and host 127.0.0.1"))
-        assert refused["code"] == 2
-        assert "Kafka broker 127.0.0.1:9" in refused["error"]
-        started.stop()
+def test_a_rule_that_would_cut_off_the_broker_is_refused_with_the_reason(ruled):
+    # NOWHERE is the broker of this test's agent.
+    refused = put(ruled, rule(match="tcp and host 127.0.0.1"))
+    assert refused["code"] == 2
+    assert "Kafka broker 127.0.0.1:9" in refused["error"]
 
 
-def test_a_change_applies_as_a_whole_or_not_at_all(wire):
-    with agent("--interface", wire.near.name) as started:
-        put(started, rule("a"))
-        for change in (
-            {"put": [rule("b").to_message(), rule("c").to_message() | {"match": "nonsense"}]},
-            {"put": [rule("b").to_message()], "remove": ["nobody"]},
-            {"put": [rule("b").to_message()], "revision": 4711},
-            {"put": [rule("b").to_message()] * 2},
-            {"put": 7},
-        ):
-            answer = ask(started, do="rules-change", **change)
-            assert answer["code"] == 2, answer
-            assert "\n" not in answer["error"]
-        assert [one["name"] for one in ask(started, do="rules")["rules"]] == ["a"]
-        started.stop()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"put": [rule("b").to_message(), rule("c").to_message() | {"match": "nonsense"}]},
+        {"put": [rule("b").to_message()], "remove": ["nobody"]},
+        {"put": [rule("b").to_message()], "revision": 4711},
+        {"put": [rule("b").to_message()] * 2},
+        {"put": [rule("b").to_message()], "from": "network"},
+        {"put": 7},
+    ],
+    ids=["a bad one", "one that is not there", "another revision", "twice", "no origin", "none"],
+)
+def test_a_change_applies_as_a_whole_or_not_at_all(ruled, change):
+    put(ruled, rule("a"))
+    answer = ask(ruled, do="rules-change", **change)
+    assert answer["code"] == 2, answer
+    assert "\n" not in answer["error"]
+    assert [one["name"] for one in ask(ruled, do="rules")["rules"]] == ["a"]

@@ -16,6 +16,7 @@ from schemas.rules.signed import new_key, public_text, put, read_key, sign, with
 from service.broker import Broker
 from tests.agent.test_rules import PORT, ask, listening, received, sends
 from tests.lab.agents import Agent, agent
+from tests.lab.links import Link, link
 from tests.lab.published import read_published
 from tests.lab.waiting import wait_until
 
@@ -53,13 +54,41 @@ def signer(tmp_path_factory, kafka) -> Signer:
     return Signer(tmp_path_factory.mktemp("alice"), kafka, "alice")
 
 
+@pytest.fixture(scope="module")
+def line(lab: None) -> Iterator[Link]:
+    """A link that tests share which leave nothing on it."""
+    with link() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory, signer) -> str:
+    path = tmp_path_factory.mktemp("keys") / "trusted"
+    path.write_text(f"# who may\n{signer.line}")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def shared(line, kafka, trusted) -> Iterator[Agent]:
+    with agent("--interface", line.near.name, "--trusted-keys", trusted, kafka=kafka) as started:
+        yield started
+        started.stop()
+
+
 @pytest.fixture
-def obedient(wire, kafka, tmp_path, signer) -> Iterator[Agent]:
-    """An agent that trusts the signer."""
-    trusted = tmp_path / "trusted"
-    trusted.write_text(f"# who may\n{signer.line}")
-    flags = ("--interface", wire.near.name, "--trusted-keys", str(trusted))
-    with agent(*flags, kafka=kafka) as started:
+def obedient(shared, signer) -> Iterator[Agent]:
+    """An agent that trusts the signer and has no rules."""
+    yield shared
+    if left := names(shared):
+        end_ns = time.time_ns() + 60_000_000_000
+        signer.send({name: withdraw(name, signer.key, until_ns=end_ns) for name in left})
+        wait_until(lambda: not names(shared), "rules to go")
+
+
+@pytest.fixture
+def own(wire, kafka, trusted) -> Iterator[Agent]:
+    """One that a test may end."""
+    with agent("--interface", wire.near.name, "--trusted-keys", trusted, kafka=kafka) as started:
         yield started
 
 
@@ -81,18 +110,18 @@ def rejected(started: Agent, reason: str) -> int:
     return ask(started, do="rules")["rejected"].get(reason, 0)
 
 
-def test_a_signed_rule_is_in_force_soon_and_withdrawn_as_soon(wire, obedient, signer):
+def test_a_signed_rule_is_in_force_soon_and_withdrawn_as_soon(line, obedient, signer):
     rule = a_rule(obedient)
     signer.put(rule)
     wait_until(lambda: rule.name in names(obedient), "the rule to come")
     (told,) = ask(obedient, do="rules")["rules"]
     assert (told["from"], told["state"]) == ("network", "enforced")
-    with listening(wire) as server:
-        sends(wire, 5)
+    with listening(line) as server:
+        sends(line, 5)
         assert received(server) == 0
         signer.send({rule.name: withdraw(rule.name, signer.key, until_ns=rule.until_ns)})
         wait_until(lambda: not names(obedient), "the rule to go")
-        sends(wire, 5)
+        sends(line, 5)
         assert received(server) == 5
 
 
@@ -104,16 +133,14 @@ def test_a_rule_for_other_nodes_is_none_of_ours(obedient, signer):
     assert for_others.name not in names(obedient)
 
 
-def test_what_is_not_signed_by_a_trusted_key_is_rejected_and_told(
-    wire, kafka, obedient, signer, tmp_path
-):
+def test_what_is_not_signed_by_a_trusted_key_is_rejected_and_told(kafka, own, signer, tmp_path):
     stranger = Signer(tmp_path, kafka, "mallory")
-    forged = a_rule(obedient)
-    value = msgpack.unpackb(put(forged, signer.key, nodes=[obedient.name]))
+    forged = a_rule(own)
+    value = msgpack.unpackb(put(forged, signer.key, nodes=[own.name]))
     body = msgpack.unpackb(value["body"])
     body["rule"]["match"] = "ip or ip6"
     changed = msgpack.packb({**value, "body": msgpack.packb(body)})
-    mine = msgpack.unpackb(put(forged, stranger.key, nodes=[obedient.name]))
+    mine = msgpack.unpackb(put(forged, stranger.key, nodes=[own.name]))
     signer.send(
         {
             f"{forged.name}-forged": changed,
@@ -124,18 +151,18 @@ def test_what_is_not_signed_by_a_trusted_key_is_rejected_and_told(
                 {key: one for key, one in value.items() if key != "signature"}
             ),
             # Her own, under another rule's name.
-            f"{forged.name}-other": put(forged, signer.key, nodes=[obedient.name]),
+            f"{forged.name}-other": put(forged, signer.key, nodes=[own.name]),
             f"{forged.name}-early": put(
-                forged, signer.key, nodes=[obedient.name], now_ns=time.time_ns() + 10**12
+                forged, signer.key, nodes=[own.name], now_ns=time.time_ns() + 10**12
             ),
         }
     )
     expected = {"forged": 2, "untrusted": 1, "unsigned": 1, "malformed": 2, "early": 1}
     for reason, count in expected.items():
-        wait_until(lambda: rejected(obedient, reason) == count, f"{count} to be {reason}")  # noqa: B023
-    assert not names(obedient)
-    obedient.stop()
-    published = read_published(kafka, obedient.name)
+        wait_until(lambda: rejected(own, reason) == count, f"{count} to be {reason}")  # noqa: B023
+    assert not names(own)
+    own.stop()
+    published = read_published(kafka, own.name)
     is_rejected = published.column("rule", "state") == STATES["rejected"]
     whys = published.column("rule", "why")[is_rejected].tolist()
     assert any(why.startswith("forged: ") for why in whys)
@@ -156,16 +183,16 @@ def test_a_withdrawn_rule_does_not_come_back_when_it_is_sent_again(obedient, sig
 
 
 def test_neither_a_restart_nor_the_topics_past_brings_a_withdrawn_rule_back(
-    wire, kafka, tmp_path, obedient, signer
+    wire, kafka, trusted, own, signer
 ):
-    rule, kept = a_rule(obedient), a_rule(obedient)
+    rule, kept = a_rule(own), a_rule(own)
     signer.put(rule, kept)
-    wait_until(lambda: rule.name in names(obedient), "the rule to come")
+    wait_until(lambda: rule.name in names(own), "the rule to come")
     signer.send({rule.name: withdraw(rule.name, signer.key, until_ns=rule.until_ns)})
-    wait_until(lambda: rule.name not in names(obedient), "the rule to go")
-    obedient.stop()
-    flags = ("--interface", wire.near.name, "--trusted-keys", str(tmp_path / "trusted"))
-    with agent(*flags, kafka=kafka, name=obedient.name) as second:
+    wait_until(lambda: rule.name not in names(own), "the rule to go")
+    own.stop()
+    flags = ("--interface", wire.near.name, "--trusted-keys", trusted)
+    with agent(*flags, kafka=kafka, name=own.name) as second:
         last = a_rule(second)
         signer.put(last)
         wait_until(lambda: last.name in names(second), "the last one to come")
@@ -189,15 +216,15 @@ def test_a_rule_without_an_end_or_that_cuts_off_the_broker_is_refused(obedient, 
     assert not names(obedient)
 
 
-def test_ten_thousand_signed_rules_are_obeyed_together(wire, obedient, signer):
-    first = a_rule(obedient)
+def test_ten_thousand_signed_rules_are_obeyed_together(wire, own, signer):
+    first = a_rule(own)
     rules = [
         replace(first, name=f"{first.name}{n}", match=f"src host 203.1.{n >> 8}.{n & 255}")
         for n in range(10_000)
     ]
     signer.put(*rules, replace(first, match=f"src host {wire.far.ipv4}"))
-    obedient.until_it_says("rules=10001")
-    assert len(names(obedient)) == 10_001
+    own.until_it_says("rules=10001")
+    assert len(names(own)) == 10_001
     with listening(wire) as server:
         sends(wire, 5)
         assert received(server) == 0

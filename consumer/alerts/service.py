@@ -220,6 +220,7 @@ class Service:
         self._assignment = -1
         self._marks: dict[Partition, tuple[int, str]] = {}
         self._told_held_back: dict[str, int] = {}
+        self._logged: set[str] = set()
         self._heard_at = self._looked_at = self._committed_at = self._kept_at = time.monotonic()
 
     async def run(self, source: Source, stop: asyncio.Event, *, stop_timeout_s: float) -> bool:
@@ -292,8 +293,10 @@ class Service:
             self._metrics.changes.labels(one.detector, alert.status).inc()
             extra: dict[str, Any] = {"detector": one.detector, "fingerprint": one.fingerprint}
             if alert.status == "resolved":
+                self._logged.discard(one.fingerprint)
                 log.info("alert resolved", extra=extra)
-            else:
+            elif one.fingerprint not in self._logged:
+                self._logged.add(one.fingerprint)
                 self._metrics.latency.observe((time.time_ns() - one.seen_ns) / NS_PER_S)
                 log.warning("alert", extra={**extra, "summary": one.summary})
         firing = [one.detector for one in self._board.firing()]

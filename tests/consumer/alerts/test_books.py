@@ -124,6 +124,15 @@ def test_an_agent_that_was_stopped_may_be_away_for_longer():
     assert "stopped in order" in found.summary
 
 
+def test_a_capture_that_was_replayed_is_no_agent_that_is_silent():
+    detector = AgentSilent(SilentOptions())
+    replayed = a_row(0, 1, 1)
+    replayed.columns["hook"][:] = 5
+    show(detector, replayed, now=0.0)
+
+    assert not look(detector, now=1000.0)
+
+
 def test_an_agent_that_closes_the_books_of_the_run_before_it_is_not_stopped():
     detector = AgentSilent(SilentOptions())
     show(detector, ends(1, of_run="before"), now=1.0)

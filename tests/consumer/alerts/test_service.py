@@ -151,6 +151,22 @@ async def test_what_was_published_before_the_first_start_is_not_looked_at(place)
         assert service.metric("alert_records_total") == 0
 
 
+async def test_what_is_older_than_catch_up_after_a_pause_is_not_looked_at(place):
+    with place.service() as service:
+        await until_ready(service)
+        await publish(place.kafka, place.flood(count=10))
+        await service.until(lambda: service.metric("alert_records_total", topic=FLOWS) == 1)
+        assert await service.terminate() == 0
+    await publish(place.kafka, place.flood())
+    await asyncio.sleep(1.1)
+    with place.service("--catch-up", "1") as service:
+        await until_ready(service)
+        await publish(place.kafka, place.flood(count=20))
+        await service.until(lambda: service.metric("alert_records_total", topic=FLOWS) >= 1)
+
+        assert service.metric("alert_rows_total", topic=FLOWS) == 20
+
+
 async def test_a_batch_that_an_agent_sends_again_is_looked_at_once(place):
     flood = place.flood(count=300)
     with place.service() as service:

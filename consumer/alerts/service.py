@@ -267,9 +267,11 @@ class Service:
             self._heard_at = now
         if now - self._looked_at < LOOK_EVERY_S:
             return
+        # Where the fetch has waited for a broker, or nobody answers now, silence says nothing of the
+        # agents.
+        was_held_up = now - self._looked_at > QUIET_S
         is_quiet = now - self._heard_at > QUIET_S
-        if is_quiet and not await source.answers(LOOK_EVERY_S):
-            # Silence says nothing of the agents then.
+        if was_held_up or (is_quiet and not await source.answers(LOOK_EVERY_S)):
             self._watch.pause(time.time_ns())
         self._looked_at = now
         self._metrics.set_lag(source.lag())

@@ -78,6 +78,15 @@ def test_rows_that_were_given_up_are_told_at_once():
     assert "77 packets' rows were given up" in found.summary
 
 
+def test_rows_of_what_was_lost_do_not_touch_the_balance():
+    detector = Books(Options(packets=1))
+    for second in range(60):
+        row = a_row(second, 100 if second % 4 else 1000, 100 if second % 4 != 1 else 1000)
+        lost = [a_row(second, 0, 0, interval=0.0, lost=1) for _ in range(5)]
+        found = show(detector, row, *lost, now=second + 1.0)
+        assert {one.labels["what"] for one in found} == {"lost"}
+
+
 def test_a_hundred_thousand_books_do_not_grow_a_detector():
     detector = Books(Options())
     before = detector.size_bytes

@@ -37,6 +37,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "spool": (),
     "live": (),
     "memory": (),
+    "alerts": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),
 }
 QUICK = {"consumer": ("--rows", "500000", "--rounds", "2")}

@@ -248,6 +248,7 @@ class Service:
         self._assignment = -1
         self._marks: dict[Partition, tuple[int, str]] = {}
         self._told_held_back: dict[str, int] = {}
+        self._logged: set[str] = set()
         self._heard_at = self._looked_at = self._committed_at = self._kept_at = time.monotonic()
 
     async def run(self, source: Source, stop: asyncio.Event, *, stop_timeout_s: float) -> bool:
@@ -294,9 +295,11 @@ class Service:
             self._heard_at = now
         if now - self._looked_at < LOOK_EVERY_S:
             return
+        # Where the fetch has waited for a broker, or nobody answers now, silence says nothing of the
+        # agents.
+        was_held_up = now - self._looked_at > QUIET_S
         is_quiet = now - self._heard_at > QUIET_S
-        if is_quiet and not await source.answers(LOOK_EVERY_S):
-            # Silence says nothing of the agents then.
+        if was_held_up or (is_quiet and not await source.answers(LOOK_EVERY_S)):
             self._watch.pause(time.time_ns())
         self._looked_at = now
         self._metrics.set_lag(source.lag())
@@ -330,8 +333,10 @@ class Service:
             self._metrics.changes.labels(one.detector, alert.status).inc()
             extra: dict[str, Any] = {"detector": one.detector, "fingerprint": one.fingerprint}
             if alert.status == "resolved":
+                self._logged.discard(one.fingerprint)
                 log.info("alert resolved", extra=extra)
-            else:
+            elif one.fingerprint not in self._logged:
+                self._logged.add(one.fingerprint)
                 self._metrics.latency.observe((time.time_ns() - one.seen_ns) / NS_PER_S)
                 log.warning("alert", extra={**extra, "summary": one.summary})
         firing = [one.detector for one in self._board.firing()]

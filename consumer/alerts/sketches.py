@@ -62,6 +62,15 @@ def grouped(keys: Keys) -> tuple[Keys, NDArray[np.intp], NDArray[np.intp]]:
     return np.unique(keys, return_index=True, return_inverse=True)
 
 
+def among(few: Keys, many: Keys) -> NDArray[np.bool_]:
+    """Which of *few* are in *many*, of which only those are sorted that may be meant."""
+    ordered = np.sort(few)
+    at = np.searchsorted(ordered, many)
+    at[at == len(ordered)] = 0
+    met = many[ordered[at] == many] if len(ordered) else many[:0]
+    return np.asarray(np.isin(few, met))
+
+
 def summed(values: Any, groups: NDArray[np.intp], count: int) -> Values:
     """The sums of *values* by group."""
     return np.asarray(np.bincount(groups, np.asarray(values, np.float64), count), np.float64)
@@ -257,22 +266,23 @@ class Distinct:
     def add(self, keys: Keys, items: Keys) -> Values:
         """Each row is a key and one of its items, hashed; how many each row's key has had."""
         pairs = _mixed(keys + _mixed(items ^ _GOLDEN))
-        _, first = np.unique(pairs, return_index=True)
-        is_new = ~self._seen[1].holds(pairs[first])
-        first = first[is_new]
-        first = first[self._seen[0].add(pairs[first])]
+        # Most are known, and asking is cheaper than sorting.
+        new = np.flatnonzero(~(self._seen[0].holds(pairs) | self._seen[1].holds(pairs)))
+        _, first = np.unique(pairs[new], return_index=True)
+        first = new[first]
+        self._seen[0].add(pairs[first])
         self._counts[0].add(keys[first], np.ones(len(first)))
         return self.estimates(keys)
 
     def take_back(self, keys: Keys, items: Keys) -> None:
         """Count items no more of those that were added since the last rotation, at most once."""
         pairs = _mixed(keys + _mixed(items ^ _GOLDEN))
-        taken = _mixed(pairs ^ _FINAL_1)
-        _, first = np.unique(pairs, return_index=True)
         for seen, counts in zip(self._seen, self._counts, strict=True):
-            first = first[seen.holds(pairs[first])]
+            held = np.flatnonzero(seen.holds(pairs))
+            _, first = np.unique(pairs[held], return_index=True)
+            first = held[first]
             # What was taken back is remembered beside what was added.
-            first = first[seen.add(taken[first])]
+            first = first[seen.add(_mixed(pairs[first] ^ _FINAL_1))]
             counts.add(keys[first], -np.ones(len(first)))
 
     def estimates(self, keys: Keys) -> Values:

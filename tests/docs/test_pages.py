@@ -72,8 +72,8 @@ def test_configuration_that_is_shown_is_understood(page):
     for block in blocks(page, "toml"):
         content = tomllib.loads(block)
         of_alert = content.get("alert", {})
-        for section in {*DETECTORS, "outlet"} & set(of_alert):
-            del of_alert[section]
+        for inner in {*DETECTORS, "outlet", "mitigation"} & set(of_alert):
+            del of_alert[inner]
         for service in CONFIGS:
             assert set(content.pop(service, {})) <= OPTIONS[service]
         assert set(content) <= OPTIONS["agent"] & OPTIONS["consumer"]

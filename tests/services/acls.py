@@ -51,7 +51,7 @@ async def give(bootstrap: str, *, principals: dict[str, str]) -> None:
     await admin.start()
     try:
         for right in rights():
-            for principal in {right.principal, principals[right.principal]}:
+            for principal in {right.principal, principals.get(right.principal, right.principal)}:
                 answer = await admin._send_to_controller(
                     CreateAclsRequest(
                         resource_type=_RESOURCES[right.resource],

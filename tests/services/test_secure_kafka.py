@@ -9,7 +9,10 @@ import logging
 
 import pytest
 
+from consumer.alerts.config import Config as AlertConfig
+from consumer.alerts.watch import topics
 from hookline.broker_files import LOOPBACK
+from schemas.alert import ALERT
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
 from schemas.rejection import REJECTION
@@ -26,8 +29,8 @@ from tests.services.secure_broker import broker_of
 
 pytestmark = pytest.mark.services
 
-# Who consumes writes the last kind itself.
-OF_AGENTS = [record for record in RECORDS if record is not REJECTION]
+# Those who consume write the last two kinds themselves.
+OF_AGENTS = [record for record in RECORDS if record not in (REJECTION, ALERT)]
 WAYS_IN = ("TLS", "PASSWORD", "CERTIFICATE")
 
 
@@ -98,6 +101,16 @@ def test_the_guide_gives_rights_to_every_topic():
 
     assert written == {record.topic for record in OF_AGENTS}
     assert read == {record.topic for record in RECORDS}
+
+
+def test_the_guide_gives_the_alerting_service_what_it_needs():
+    given = {
+        (one.operation, one.resource, one.name) for one in rights() if one.principal == "User:alert"
+    }
+
+    read = {("Read", "--topic", topic) for topic in topics(AlertConfig().detectors())}
+    group = ("Read", "--group", AlertConfig().group)
+    assert given == {*read, group, ("Write", "--topic", ALERT.topic)}
 
 
 async def test_an_agent_may_write_records_and_no_dead_letters(secure_kafka):

@@ -3,8 +3,8 @@
 
 An agent reports at every interval, also that nothing happened, so silence means that it, its node or
 its way to Kafka is gone.  What counts is when records arrive: rows that are late come from an agent
-that lives.  An agent that has told its end, because it was stopped, may be away for longer.  While
-Kafka itself does not answer, no time passes.
+that lives.  An agent that has told its end, because it was stopped, may be away for longer, and a
+capture that was replayed is no agent.  While Kafka itself does not answer, no time passes.
 """
 
 from collections import OrderedDict
@@ -16,6 +16,7 @@ import numpy as np
 from consumer.alerts import evidence
 from consumer.alerts.alert import Sighting
 from consumer.alerts.rows import NS_PER_S, Rows
+from schemas.ledger import HOOKS
 from schemas.wire import Batch, Names
 from service.options import option
 
@@ -41,6 +42,7 @@ class _Node:
     heard_ns: int  # by the clock
     interval_s: float = _FIRST_INTERVAL_S
     is_stopped: bool = False
+    is_replay: bool = False  # no agent, but a capture that ends
     run: str = ""
 
 
@@ -71,6 +73,7 @@ class AgentSilent:
             self._nodes.move_to_end(batch.node)
             if batch.kind == "ledger":
                 node.interval_s += _WEIGHT * (_interval_s(batch) - node.interval_s)
+                node.is_replay = _is_replay(batch)
             if batch.kind == "delivery":
                 node.is_stopped = _tells_its_end(batch)
             elif batch.run != node.run:
@@ -96,7 +99,7 @@ class AgentSilent:
             allowed_s = self._allowed_s(node)
             if silent_s > _FORGET_S:
                 del self._nodes[name]
-            elif silent_s > allowed_s:
+            elif silent_s > allowed_s and not node.is_replay:
                 found.append(self._sighting(name, node, silent_s, allowed_s, now_ns))
         return found
 
@@ -134,6 +137,11 @@ def _interval_s(batch: Batch) -> float:
         return _FIRST_INTERVAL_S
     # An agent that was held up reports a longer one, and a clock that steps any.
     return float(np.clip((ends - batch.columns["time"])[0] / NS_PER_S, 0.1, _LONGEST_INTERVAL_S))
+
+
+def _is_replay(batch: Batch) -> bool:
+    hooks = batch.columns.get("hook")
+    return isinstance(hooks, np.ndarray) and bool((hooks == HOOKS["replay"]).any())
 
 
 def _tells_its_end(batch: Batch) -> bool:

@@ -82,7 +82,8 @@ class Books(Stateless):
         seen = rows["seen_packets"].astype(float)
         missing = seen - rows["flow_packets"].astype(float)
         found = []
-        left = np.arange(len(rows))
+        # What was lost has rows of no length, in which nothing passed.
+        left = np.flatnonzero(rows["end"] > rows["time"])
         # Rows of the same books one after the other; mostly there is one of each.
         while len(left):
             _, first = np.unique(of_books[left], return_index=True)

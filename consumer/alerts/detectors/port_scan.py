@@ -21,7 +21,7 @@ from consumer.alerts.alert import Proposal, Sighting
 from consumer.alerts.detector import Stateless, is_recent, largest
 from consumer.alerts.ignored import Ignored
 from consumer.alerts.rows import NS_PER_S, Rows
-from consumer.alerts.sketches import Distinct, Keys
+from consumer.alerts.sketches import Distinct, Keys, among
 from service.options import option
 
 _PROTOCOLS = {keys.TCP: "tcp", keys.UDP: "udp", keys.ICMP: "icmp", keys.ICMPV6: "icmpv6"}
@@ -82,7 +82,7 @@ class PortScan(Stateless):
         ports[is_echo] = back[is_echo] = rows["protocol"][is_echo]
         asked = keys.HASH.of(sources[probes], hosts[probes], ports[probes])
         answered = keys.HASH.of(hosts[answers], sources[answers], back[answers])
-        probes = probes[~np.isin(asked, answered)]
+        probes = probes[~among(asked, answered)]
         # Those counted before, and answered only now.
         self._ports.take_back(keys.HASH.of(hosts[answers], sources[answers]), back[answers])
         self._hosts.take_back(keys.HASH.of(hosts[answers], back[answers]), sources[answers])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An hour of a small site on which nothing is wrong: what its agents report, ten seconds at a time.
+"""An hour of a small site on which nothing is wrong: what its agents report, twenty seconds at a time.
 
 A web server with clients everywhere, a database with a nightly copy, a resolver, a monitor, people
 who browse: what such hosts do all day, with the small faults that are always there.  Time is the only
@@ -16,7 +16,7 @@ import numpy as np
 from schemas import wire
 from tests.consumer.alerts.scenes import ACK, RST, SYN, SYN_ACK, WHOLE, batch, many
 
-STEP_S = 10
+STEP_S = 20
 WEB, STORE, RESOLVER, MONITOR, LAPTOP = (
     "10.0.0.10",
     "10.0.0.20",
@@ -32,7 +32,7 @@ _FIRST_CLIENT_PORT = 32_768
 
 @dataclass
 class Site:
-    """The site from *seed*; `step` makes the rows of ten seconds."""
+    """The site from *seed*; `step` makes the rows of twenty seconds."""
 
     rng: np.random.Generator
     pending: dict[str, int] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Site:
         return [sent, got]
 
     def web(self, begin: int) -> list[wire.Batch]:
-        """Eighty connections a second; of some the handshake lies across an interval's end."""
+        """Forty connections a second; of some the handshake lies across an interval's end."""
         count = 800 + int(400 * np.sin(begin / 600))
         clients = many(self.rng.integers(16 << 24, 200 << 24, count))
         web = partial(self.exchange, node="web-1", direction=1)
@@ -105,8 +105,8 @@ class Site:
             *web(begin, "10.0.0.2", WEB, 443, 2),
             resets[0],
         ]
-        if 1200 <= begin < 1230:
-            # It restarts: connections are refused for half a minute.
+        if 1200 <= begin < 1240:
+            # It restarts: connections are refused for a while.
             rows = web(begin, clients, WEB, 443, count, tcp_flags=SYN, back=RST | ACK)
         return rows
 
@@ -340,7 +340,7 @@ class Site:
                     flow_packets=np.repeat(seen + before - edges, 2),
                 )
             )
-            is_last = node == "laptop" and begin == 2690
+            is_last = node == "laptop" and begin == 2680
             found.append(
                 batch(
                     "delivery", node=node, time=float(begin + STEP_S), of_run="r", is_last=is_last

@@ -78,6 +78,15 @@ def test_rows_that_were_given_up_are_told_at_once():
     assert "77 packets' rows were given up" in found.summary
 
 
+def test_rows_of_what_was_lost_do_not_touch_the_balance():
+    detector = Books(Options(packets=1))
+    for second in range(60):
+        row = a_row(second, 100 if second % 4 else 1000, 100 if second % 4 != 1 else 1000)
+        lost = [a_row(second, 0, 0, interval=0.0, lost=1) for _ in range(5)]
+        found = show(detector, row, *lost, now=second + 1.0)
+        assert {one.labels["what"] for one in found} == {"lost"}
+
+
 def test_a_hundred_thousand_books_do_not_grow_a_detector():
     detector = Books(Options())
     before = detector.size_bytes
@@ -122,6 +131,15 @@ def test_an_agent_that_was_stopped_may_be_away_for_longer():
     [found] = look(detector, now=302.0)
     assert found.severity == "warning"
     assert "stopped in order" in found.summary
+
+
+def test_a_capture_that_was_replayed_is_no_agent_that_is_silent():
+    detector = AgentSilent(SilentOptions())
+    replayed = a_row(0, 1, 1)
+    replayed.columns["hook"][:] = 5
+    show(detector, replayed, now=0.0)
+
+    assert not look(detector, now=1000.0)
 
 
 def test_an_agent_that_closes_the_books_of_the_run_before_it_is_not_stopped():

@@ -9,7 +9,7 @@ from consumer.alerts.metrics import Metrics
 from consumer.alerts.rows import Rows
 from consumer.alerts.watch import Watch, topics
 from service.options import Tables
-from tests.consumer.alerts.ordinary import STORE, same_site
+from tests.consumer.alerts.ordinary import STEP_S, STORE, same_site
 from tests.consumer.alerts.scenes import BEGIN_S, SYN, batch
 
 # What takes a day to learn is learned within a quarter of the hour.
@@ -22,7 +22,7 @@ def seen_in(seconds: int, attack_at: int = -1) -> list[Sighting]:
     watch = Watch(detectors, Metrics(topics(detectors), [one.name for one in detectors]))
     found = []
     for end, by_kind in same_site().steps(seconds):
-        if end - 10.5 == attack_at:
+        if end - STEP_S - 0.5 == attack_at:
             by_kind["flow"].append(a_scan(attack_at))
         now_ns = int((BEGIN_S + end) * 1e9)
         for batches in by_kind.values():

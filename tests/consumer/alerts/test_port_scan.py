@@ -47,7 +47,7 @@ def test_fewer_ports_than_the_threshold_are_no_scan():
 def test_the_same_port_again_and_again_is_no_scan():
     detector = PortScan(Options())
 
-    for second in range(300):
+    for second in range(120):
         assert not show(detector, probes(PORTS[:1], time=second), now=second + 1.0)
 
 

@@ -18,7 +18,7 @@ from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
 from tests.consumer.alerts.scenes import SYN, batch, many
 from tests.consumer.engine import Engine
-from tests.consumer.process import Consumer, create_topics, publish, publish_payloads
+from tests.consumer.process import DEADLINE_S, Consumer, create_topics, publish, publish_payloads
 from tests.schemas.batches import plain_texts
 
 pytestmark = pytest.mark.services
@@ -118,19 +118,16 @@ async def until_fired(service: Consumer, count: int = 1) -> None:
     await service.until(lambda: service.metric("alert_changes_total") >= count)
 
 
-async def test_a_flood_is_an_alert_in_kafka_within_a_second_and_a_row_in_the_table(place):
+async def test_a_flood_is_an_alert_in_kafka_and_a_row_in_the_table(place):
     with place.service() as service:
         await until_ready(service)
-        began = time.monotonic()
         await publish(place.kafka, place.flood())
         await until_fired(service)
-        took_s = time.monotonic() - began
         assert await service.terminate() == 0, service.log
 
     [alert] = await place.alerts()
     assert alert["labels"]["destination"] == place.victim
     assert "SYN flood" in alert["summary"]
-    assert took_s < 2.0
     stored = [one for one in await batches(place.kafka) if one.node == place.node]
     with Engine(place.directory / "db") as engine:
         engine.migrate()
@@ -151,6 +148,22 @@ async def test_what_was_published_before_the_first_start_is_not_looked_at(place)
         assert service.metric("alert_records_total") == 0
 
 
+async def test_what_is_older_than_catch_up_after_a_pause_is_not_looked_at(place):
+    with place.service() as service:
+        await until_ready(service)
+        await publish(place.kafka, place.flood(count=10))
+        await service.until(lambda: service.metric("alert_records_total", topic=FLOWS) == 1)
+        assert await service.terminate() == 0
+    await publish(place.kafka, place.flood())
+    await asyncio.sleep(1.1)
+    with place.service("--catch-up", "1") as service:
+        await until_ready(service)
+        await publish(place.kafka, place.flood(count=20))
+        await service.until(lambda: service.metric("alert_records_total", topic=FLOWS) >= 1)
+
+        assert service.metric("alert_rows_total", topic=FLOWS) == 20
+
+
 async def test_a_batch_that_an_agent_sends_again_is_looked_at_once(place):
     flood = place.flood(count=300)
     with place.service() as service:
@@ -169,6 +182,28 @@ async def test_a_record_that_cannot_be_decoded_is_counted_and_passed_over(place)
         await until_fired(service)
 
         assert service.metric("alert_rejected_records_total", topic=FLOWS) == 1
+
+
+async def test_a_node_is_silent_until_it_is_heard_again(place, tmp_path):
+    (tmp_path / "hookline.toml").write_text("[alert.agent_silent]\nseconds = 1\nintervals = 1\n")
+
+    def books(seq):
+        return batch("ledger", node=place.node, seq=seq, begin_s=time.time(), end=1.0, hook=3)
+
+    with place.service("--config", str(tmp_path / "hookline.toml")) as service:
+        await until_ready(service)
+        await publish(place.kafka, books(0))
+        await service.until(lambda: service.metric("alert_changes_total", status="firing") >= 1)
+        async with asyncio.timeout(DEADLINE_S):
+            for seq in itertools.count(1):
+                if service.metric("alert_changes_total", status="resolved"):
+                    break
+                await publish(place.kafka, books(seq))
+                await asyncio.sleep(0.3)
+        assert await service.terminate() == 0
+
+    labels = [one["labels"] for one in await place.alerts()]
+    assert labels[0] == {"node": place.node}
 
 
 async def test_a_service_that_was_killed_goes_on_where_it_was_and_resolves_what_is_over(place):

@@ -17,6 +17,7 @@ from consumer.alerts.sketches import (
     Places,
     Rotating,
     Seen,
+    among,
 )
 
 HASH = Hash(7)
@@ -158,6 +159,14 @@ def test_a_place_is_kept_while_its_key_is_heard_and_given_away_when_it_is_silent
     places.of(keys_of([2, 3, 4]), 50.0)
     assert places.of(keys_of([5]), 61.0)[0] == first[:1]
     assert (places.of(keys_of([2, 3, 4]), 61.0)[0] == first[1:]).all()
+
+
+def test_what_is_among_many_is_found_whatever_is_empty():
+    few, many = keys_of([5, 1, 5, 9]), keys_of([1, 2, 3, 5])
+
+    assert among(few, many).tolist() == [True, True, True, False]
+    assert among(few, many[:0]).tolist() == [False] * 4
+    assert among(few[:0], many).tolist() == []
 
 
 def test_keys_of_addresses_differ_and_do_not_depend_on_width():

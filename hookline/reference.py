@@ -15,6 +15,7 @@ from typing import Any
 from agent.config import Config as AgentConfig
 from consumer.alerts.config import Config as AlertConfig
 from consumer.alerts.detectors.table import DETECTORS
+from consumer.alerts.mitigation.options import Options as Mitigation
 from consumer.config import Config as ConsumerConfig
 from service.options import Tables, environment_name, is_secret
 
@@ -54,6 +55,15 @@ _CONFIGS: dict[str, Any] = {
     "consumer": ConsumerConfig,
     "alert": AlertConfig,
 }
+_MITIGATION = """\
+## Mitigation
+
+The table `[alert.mitigation]` says which alerts become [rules](rules.md); of those whose detector is
+in neither list, people decide.
+
+| option | default | meaning |
+|---|---|---|
+"""
 _PLACES = (
     "[Configuration](configuration.md) says where an option may be set and which place wins.\n"
 )
@@ -69,9 +79,24 @@ def reference_page(name: str) -> str:
         groups.setdefault(field.metadata["group"], []).append(_row(field))
     parts = [f"## {group}\n\n{_TABLE}{''.join(rows)}" for group, rows in groups.items()]
     if name == "alert":
-        parts.append(_detectors())
+        parts += [_mitigation(), _detectors()]
     source = _SOURCES.get(name, f"{name}/config.py")
     return "\n".join([_BANNER.format(source=source), _HEADS[name], _PLACES, *parts])
+
+
+def _mitigation() -> str:
+    """What may be done about alerts."""
+    rows = [
+        f"| `{field.name}` | {_default_of_table(field.default)} | {field.metadata['doc']} |\n"
+        for field in dataclasses.fields(Mitigation)
+    ]
+    return f"{_MITIGATION}{''.join(rows)}"
+
+
+def _default_of_table(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(f"`{one}`" for one in default)
+    return f"`{default}`" if default != "" else ""
 
 
 def _detectors() -> str:

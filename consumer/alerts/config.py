@@ -14,6 +14,7 @@ from consumer.alerts.detectors.table import DETECTORS
 from consumer.alerts.mitigation.options import NAME as MITIGATION
 from consumer.alerts.mitigation.options import Options as Mitigation
 from consumer.alerts.outlets.options import destinations_in
+from consumer.alerts.rule_file import rules_in
 from consumer.server_options import CLICKHOUSE, ServerOptions
 from service.broker import KAFKA
 from service.logs import LEVELS
@@ -140,6 +141,7 @@ class Config(ServerOptions):
                 f"rules need a server, clickhouse is {self.clickhouse!r}; write http:// or https://"
             )
         self.check_server()
+        rules_in(Path(self.rules), DETECTORS)
 
     def detectors(self) -> list[Detector]:
         """The detectors that are on, with their options.

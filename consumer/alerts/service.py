@@ -51,8 +51,8 @@ from service.start import Parts, Start, StartError, Stopped, until_signal
 
 FETCH_WAIT_S = 0.1
 LOOK_EVERY_S = 0.5
-# Rules say with each look what they see.
-RULES_HOLD_S = 5.0
+# Rules say with each look what they see; after a restart the first answer may take a while.
+RULES_HOLD_S = 60.0
 COMMIT_EVERY_S = 1.0
 # So much of what was learned is learned again after a kill.
 KEEP_EVERY_S = 300.0

@@ -103,7 +103,8 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
         new_per_minute=config.new_per_minute,
         refresh_s=config.refresh,
     )
-    board.restore(memory.kept(folder), time.monotonic())
+    kept = memory.kept(folder)
+    board.restore([*kept, *await _told_alone(outlets, kept)], time.monotonic())
     publisher = Publisher(
         config.broker(CLIENT_ID).connection(),
         node=config.node,
@@ -128,6 +129,13 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
     names = ", ".join(one.name for one in detectors)
     sys.stderr.write(f"alert ready: {config.kafka}, looking for {names}\n")
     return await service.run(source, stop, stop_timeout_s=config.stop_timeout)
+
+
+async def _told_alone(outlets: Outlets, kept: Sequence[memory.Pair]) -> list[memory.Pair]:
+    """What outlets were told and we did not live to remember; else it would never be resolved."""
+    known = {first.fingerprint for first, _ in kept}
+    told = [alert.sighting for alert in await outlets.firing()]
+    return [(one, one) for one in told if one.fingerprint not in known]
 
 
 def _mitigator(config: Config, folder: Path, orders: RuleOrders) -> Mitigator | None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from consumer.alerts.outlets.outlets import outlets_of
+from consumer.alerts.service import _told_alone
 from schemas.catalogue import RECORDS
+from tests.consumer.alerts.alerts import an_alert
 from tests.consumer.alerts.receiver import Receiver
 from tests.consumer.alerts.test_service import Place, until_ready
 from tests.consumer.process import create_topics, publish
@@ -79,3 +82,17 @@ async def test_what_is_found_reaches_its_outlet_also_when_the_service_is_killed(
     assert again.content == told[0].content
     [alert] = again.body["alerts"]
     assert alert["labels"]["destination"] == place.victim
+
+
+async def test_what_outlets_were_told_and_nobody_remembers_is_taken_up(tmp_path):
+    section = {"outlet": [{"name": "pager", "type": "webhook", "url": "http://127.0.0.1:9/"}]}
+    outlets = outlets_of(section, tmp_path)
+    await outlets.start()
+    try:
+        alert = an_alert()
+        await outlets.deliver([alert])
+        ((first, latest),) = await _told_alone(outlets, [])
+        assert first.fingerprint == latest.fingerprint == alert.sighting.fingerprint
+        assert await _told_alone(outlets, [(first, latest)]) == []
+    finally:
+        await outlets.stop()

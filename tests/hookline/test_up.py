@@ -165,6 +165,26 @@ def test_any_clickhouse_client_and_our_commands_read_while_it_runs(shared):
     assert wire.far.ipv4 in listed.stdout
 
 
+def test_what_a_rule_refuses_is_told_by_every_command_and_the_books_still_balance(shared):
+    running, wire = shared
+    data = f"--data={running.data}"
+    agent = f"--agent={running.agent}"
+    assert "would have refused" in hookline("drop", "simulate", "icmp", data).stdout
+    added = hookline("drop", "add", "no-ping", "icmp and ingress", "--now", agent)
+    assert not added.returncode, added.stderr
+    pinging = ("ping", "-q", "-i", "0.01", "-c", "30", "-W", "0.1", wire.near.ipv4)
+    with pytest.raises(RuntimeError, match="100% packet loss"):
+        wire.far.namespace.run(*pinging)
+    assert "no-ping" in hookline("drop", "list", agent).stdout
+    question = "SELECT max(over_packets) FROM rules WHERE rule = 'no-ping' AND state = 'enforced'"
+    asked = ("query", question, data, "--format=csv")
+    wait_until(lambda: hookline(*asked).stdout == '"max(over_packets)"\n30\n', "30 refused")
+    assert "removed no-ping" in hookline("drop", "remove", "no-ping", agent).stdout
+    audit = ("audit", "--since=all", "--settle=2s", data)
+    wait_until(lambda: not hookline(*audit).returncode, "books that balance")
+    assert "rule no-ping: 30 packets and 2,940 bytes were refused" in hookline(*audit).stdout
+
+
 def test_a_data_directory_serves_one_at_a_time(shared):
     running, wire = shared
     refused = hookline("up", f"--interface={wire.near.name}", f"--data={running.data}")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,11 @@ class Up:
         """The address that up.json tells, empty where there is none."""
         running = self.data / "up.json"
         return json.loads(running.read_text())["http"] if running.is_file() else ""
+
+    @property
+    def agent(self) -> str:
+        """The name of its agent, which differs with the data directory."""
+        return f"up-{zlib.crc32(os.fsencode(self.data)):08x}"
 
     def children(self) -> list[int]:
         """Process ids of everything that it has started."""

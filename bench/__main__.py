@@ -36,6 +36,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "start": (),
     "spool": (),
     "live": (),
+    "detect": (),
     "memory": (),
     "alerts": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),

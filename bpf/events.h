@@ -93,6 +93,8 @@ enum rule_unit {
 enum rule_side {
 	RULE_SIDE_SRC = 0,
 	RULE_SIDE_DST = 1,
+	RULE_SIDE_SRC_IPV4 = 2,
+	RULE_SIDE_DST_IPV4 = 3,
 };
 
 enum rule_part {
@@ -737,15 +739,15 @@ _Static_assert(__builtin_offsetof(struct rule_mask, boxes) == 0, "boxes");
 struct rule_prefix_key {
 	/* length of the prefix, that of the side, 32, included */
 	__u32 bits;
-	/* source or destination */
+	/* source or destination, and whether it is IPv4 */
 	__u32 side;
-	/* the address; IPv4 is mapped into ::ffff/96 */
-	__u64 addr[2];
+	/* the address; IPv4 as its four bytes, then zeros */
+	__u64 packed[2];
 };
 _Static_assert(sizeof(struct rule_prefix_key) == 24, "size");
 _Static_assert(__builtin_offsetof(struct rule_prefix_key, bits) == 0, "bits");
 _Static_assert(__builtin_offsetof(struct rule_prefix_key, side) == 4, "side");
-_Static_assert(__builtin_offsetof(struct rule_prefix_key, addr) == 8, "addr");
+_Static_assert(__builtin_offsetof(struct rule_prefix_key, packed) == 8, "packed");
 
 /* What rules say of addresses of which this is the longest prefix that is known. */
 struct rule_prefix {

@@ -75,6 +75,8 @@ BPF_TABLE_PINNED("array", u32, struct judged, judged_packets, CPUS, PRIVATE("jud
 #define SAMPLE_JIFFIES 4
 #define ADDRESS_BITS   128
 #define SIDE_BITS      32
+/* The third of the four words of an address to which IPv4 is mapped. */
+#define MAPPED_WORD 0xffff0000U
 /* RFC 4861: who sends these is on the link, for routers would have counted it down. */
 #define ND_HOP_LIMIT	      255
 #define ND_FIRST	      133
@@ -151,12 +153,19 @@ static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
 }
 
 /* What is known of the longest prefix of an address; NULL where none covers it. */
-static __always_inline struct rule_prefix *prefix_of(u32 set, u32 side, const u64 *addr)
+static __always_inline struct rule_prefix *prefix_of(u32 set, bool is_dst, const u64 *addr)
 {
-	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS, side, {addr[0], addr[1]}};
+	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS,
+				      is_dst ? RULE_SIDE_DST : RULE_SIDE_SRC,
+				      {addr[0], addr[1]}};
 	int index = set;
 	void *trie = rule_tries.lookup(&index);
 
+	if (!addr[0] && (u32)addr[1] == MAPPED_WORD) {
+		key.side = is_dst ? RULE_SIDE_DST_IPV4 : RULE_SIDE_SRC_IPV4;
+		key.packed[0] = addr[1] >> 32;
+		key.packed[1] = 0;
+	}
 	return trie ? bpf_map_lookup_elem(trie, &key) : NULL;
 }
 
@@ -276,9 +285,9 @@ static __always_inline struct ranks ranks_of(u32 number, const struct rule_set *
 	struct ranks ranks = {};
 
 	if (set->has_src)
-		src = prefix_of(number, RULE_SIDE_SRC, packet->key.src_addr);
+		src = prefix_of(number, false, packet->key.src_addr);
 	if (set->has_dst)
-		dst = prefix_of(number, RULE_SIDE_DST, packet->key.dst_addr);
+		dst = prefix_of(number, true, packet->key.dst_addr);
 	if (set->has_boxes) {
 		boxes[0] = src ? src->boxes[0] : set->any_src[0];
 		boxes[1] = src ? src->boxes[1] : set->any_src[1];

@@ -34,7 +34,9 @@ RULE_SLOTS = 1 << 14
 
 RULE_ACTIONS = {"drop": 1, "limit": 2, "pass": 3}
 RULE_UNITS = {"packets": 0, "bytes": 1}
-RULE_SIDES = {"src": 0, "dst": 1}
+# What an address is looked up as.  IPv4 stands apart in the trie, so that all of it is in the word that
+# the kernel compares first at each step.
+RULE_SIDES = {"src": 0, "dst": 1, "src_ipv4": 2, "dst_ipv4": 3}
 
 # Where in a set's table of masks those for each part of a packet begin.  Type and code of ICMP
 # stand where others have their source port, in the flow cache as here.
@@ -89,8 +91,8 @@ RULE_PREFIX_KEY = Layout(
     "A prefix of one side, as the kernel's trie wants it.",
     (
         Field("bits", U32, "length of the prefix, that of the side, 32, included"),
-        Field("side", U32, "source or destination"),
-        Field("addr", f.SRC_ADDR.kind, "the address; IPv4 is mapped into ::ffff/96"),
+        Field("side", U32, "source or destination, and whether it is IPv4"),
+        Field("packed", f.SRC_ADDR.kind, "the address; IPv4 as its four bytes, then zeros"),
     ),
 )
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.rows import Rows
-from agent.rules.tries import KEY, VALUE, keys_of
+from agent.rules.tries import KEY, MAPPED_BITS, VALUE, keys_of
 from schemas.dtype import dtype_from_layout
 from schemas.fields import DIRECTIONS
 from schemas.refusal import (
@@ -27,7 +27,6 @@ from schemas.refusal import (
     RULE_MASKS,
     RULE_PARTS,
     RULE_SET,
-    RULE_SIDES,
     RULE_SLOTS,
     RULE_UNITS,
 )
@@ -42,6 +41,9 @@ _WORD_BITS = 64
 _ALL_BITS = (1 << _WORD_BITS) - 1
 _NANOSECONDS = 1_000_000_000
 _MOST = (1 << 64) - 1
+
+_SIDES = ("src", "dst")
+_IPV4_FIRST = 0xFFFF << 32
 
 _ANYTHING = Box()
 # Which member of a box is about which part of a packet.  Ports and ICMP share one: no box has both.
@@ -64,6 +66,10 @@ _NO_MORE = _beside_addresses(_ANYTHING)
 
 Prefix = tuple[int, int]
 Masks = NDArray[np.uint64]  # (values, 2)
+
+_AROUND_IPV4 = [
+    (_IPV4_FIRST >> 128 - length << 128 - length, length) for length in range(MAPPED_BITS)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,7 @@ class _Making:
         self._ranks_of_bits: list[int] = []
         self._enforced = 0
         # By side: what stands with each prefix, and bits of boxes that ask for an address.
-        self._trees = {side: _Prefixes() for side in RULE_SIDES}
+        self._trees = {side: _Prefixes() for side in _SIDES}
 
     def allow(self, boxes: Sequence[Box]) -> None:
         self._rank += 1
@@ -216,7 +222,7 @@ class _Making:
         for side, tree in self._trees.items():
             whole[f"any_{side}"] = _as_bytes(tree.any)
             whole[f"has_{side}"] = bool(tree)
-            sides.append(tree.rows(RULE_SIDES[side]))
+            sides.append(tree.rows(side))
         keys, values = zip(*sides, strict=True)
         return Tables(
             whole,
@@ -299,8 +305,11 @@ class _Prefixes:
     def _of(self, prefix: Prefix) -> _Known:
         return self._known.setdefault(prefix, _Known())
 
-    def rows(self, side: int) -> tuple[Rows, Rows]:
+    def rows(self, side: str) -> tuple[Rows, Rows]:
         """Keys and values; what holds for a prefix holds for all in it, as the longest is found."""
+        if any(around_ipv4 in self._known for around_ipv4 in _AROUND_IPV4):
+            # IPv4 stands apart, where nothing of what is around it is found.
+            self._of((_IPV4_FIRST, MAPPED_BITS))
         count = len(self._known)
         in_order = sorted(self._known)
         values = np.zeros(count, VALUE)
@@ -320,7 +329,7 @@ class _Prefixes:
         values["enforced"], values["observed"] = ranks.T
         firsts = b"".join(first.to_bytes(16, "big") for first, _ in in_order)
         lengths = np.array([length for _, length in in_order], np.uint32)
-        return keys_of(side, np.frombuffer(firsts, KEY["addr"]), lengths), values
+        return keys_of(side, np.frombuffer(firsts, KEY["packed"]), lengths), values
 
 
 def _side_alone(box: Box) -> str | None:

@@ -52,6 +52,8 @@ _PARTS = {
 }
 RULE_PARTS = {name: sum(list(_PARTS.values())[:number]) for number, name in enumerate(_PARTS)}
 RULE_MASKS = sum(_PARTS.values())
+# The bit of each part, by which a set tells whether any box asks for it.
+RULE_ASKS = {name: 1 << number for number, name in enumerate(_PARTS)}
 # The fractions of a nanosecond in which the price of a packet or byte is kept: 2^-16.
 PRICE_SHIFT = 16
 
@@ -76,7 +78,8 @@ RULE_SET = Layout(
         Field("has_src", U8, "1 where any prefix of sources is known"),
         Field("has_dst", U8, "1 where any prefix of destinations is known"),
         Field("has_boxes", U8, "1 where any box has a bit"),
-        pad(5),
+        Field("asks", U8, "the parts of a packet that any of those boxes asks for, as bits"),
+        pad(4),
     ),
 )
 

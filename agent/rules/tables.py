@@ -7,7 +7,7 @@ other gets a bit, in the order of ranks, so that the lowest bit of what accepts 
 the rule that decides.  schemas/refusal.py describes the tables, bpf/rules.bpf.h reads them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -22,6 +22,7 @@ from schemas.fields import DIRECTIONS
 from schemas.refusal import (
     PRICE_SHIFT,
     RULE_ACTIONS,
+    RULE_ASKS,
     RULE_BOXES,
     RULE_ENTRY,
     RULE_MASKS,
@@ -218,6 +219,7 @@ class _Making:
         whole = np.zeros(1, dtype_from_layout(RULE_SET))
         whole["enforced"] = _as_bytes(self._enforced)
         whole["has_boxes"] = bool(self._bits)
+        whole["asks"] = sum({RULE_ASKS[part] for box in self._bits for part, _ in _asked_by(box)})
         sides = []
         for side, tree in self._trees.items():
             whole[f"any_{side}"] = _as_bytes(tree.any)
@@ -240,11 +242,8 @@ class _Making:
         masks = np.empty((RULE_MASKS, 2), np.uint64)
         masks[:] = _mask((1 << len(self._bits)) - 1)
         for number, box in enumerate(self._bits):
-            for part, member in _MEMBERS.items():
-                accepted = getattr(box, member)
-                if part == "src_port" and box.icmp != ALL_ICMP:
-                    accepted = box.icmp
-                elif accepted == getattr(_ANYTHING, member):
+            for part, accepted in _asked_by(box):
+                if part == "point":  # changes with interfaces
                     continue
                 refused = ~_members(accepted, _size_of(part))
                 part_of(masks, part)[refused] &= _mask(~(1 << number))
@@ -337,6 +336,18 @@ def _side_alone(box: Box) -> str | None:
     if _beside_addresses(box) != _NO_MORE or (box.src is None) == (box.dst is None):
         return None
     return "dst" if box.src is None else "src"
+
+
+def _asked_by(box: Box) -> Iterator[tuple[str, int]]:
+    """The parts of which a box does not accept every value, and what it accepts of each, as bits."""
+    for part, member in _MEMBERS.items():
+        accepted = getattr(box, member)
+        if part == "src_port" and box.icmp != ALL_ICMP:
+            yield part, box.icmp
+        elif accepted != getattr(_ANYTHING, member):
+            yield part, accepted
+    if box.interfaces or box.directions != _ANYTHING.directions:
+        yield "point", 0  # of which points is known elsewhere
 
 
 def _prefixes(box: Box, side: str) -> tuple[Prefix, ...]:

@@ -19,12 +19,13 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Our end's name, number and address, and the namespace with the other end."""
+    """Our end's name, number and address, and the namespace and address of the other end."""
 
     name: str
     ifindex: int
     address: str
     namespace: str
+    peer: str
 
     def start(self, *module: str) -> subprocess.Popen[str]:
         """`python -m MODULE...` at the other end, which takes lines and answers with lines."""
@@ -57,7 +58,7 @@ def link() -> Iterator[Link]:
         ip(f"addr add {ours}/30 dev {here}")
         ip(f"-n {namespace} link set {there} addrgenmode none up")
         ip(f"-n {namespace} addr add {theirs}/30 dev {there}")
-        yield Link(here, socket.if_nametoindex(here), ours, namespace)
+        yield Link(here, socket.if_nametoindex(here), ours, namespace, theirs)
     finally:
         ip(f"netns del {namespace}")
 

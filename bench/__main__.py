@@ -32,6 +32,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "owners": (),
     "sockets": (),
     "names": (),
+    "rules": (),
     "replay": (),
     "start": (),
     "spool": (),

@@ -25,7 +25,7 @@ from agent.interfaces import Interface
 from agent.points import number_points
 from agent.publisher import Publisher
 from agent.ring import RingBuffer
-from bench.kernel import Driver
+from bench.driver import Driver
 from bench.programs import CPUS, Hooks, Peers, hooks
 from bench.rounds import cell, table
 from bench.subject import Scale, main

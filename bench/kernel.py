@@ -17,8 +17,9 @@ import numpy as np
 from agent import libbpf
 from agent.buffers import take
 from agent.ring import RingBuffer
+from bench.driver import RUN, Driver
 from bench.frames import FRAMES
-from bench.programs import CPUS, Hooks, Peers, hooks, instructions_verified
+from bench.programs import Hooks, Peers, hooks, instructions_verified
 from bench.rounds import Samples, cell, interleave, net, table
 from bench.subject import Scale, main
 from schemas.dtype import dtype_from_layout
@@ -32,8 +33,6 @@ EVERY_PACKET = (1, False)
 # The peers' events, `struct sample` of peers.bpf.c.
 EVENT = np.dtype("V64")
 EVENT_RING_BYTES = 4096 * mmap.PAGESIZE
-# One run must not fill a buffer, for a full one is cheaper to write to.
-RUN = 50_000
 
 
 def measure(scale: Scale) -> list[dict]:
@@ -147,51 +146,6 @@ def working_sets(peers: Peers, rounds: int) -> dict:
         for name in ("hookline", "per-CPU LRU hash")
     ]
     return table("Working sets and new flows, TCP 1500 B at tc", ["ns a packet", *columns], rows)
-
-
-class Driver:
-    """Runs a program behind `drive_tc`, which changes the source address before each call."""
-
-    def __init__(self, peers: Peers) -> None:
-        self._fd = peers.fd("drive_tc")
-        self._driven = peers.map_fd("driven")
-        self._peers = peers  # its maps live as long as it does
-        memory = mmap.mmap(peers.map_fd("drives"), mmap.PAGESIZE)
-        drives = np.frombuffer(memory, np.uint32)[: CPUS * 16].reshape(CPUS, 16)
-        self._next, self._flows, self._first = drives[:, 0], drives[:, 1], drives[:, 2]
-        self._unused = 1 << 24
-
-    def over(self, fd: int, flows: int) -> Callable[[], float]:
-        """The same *flows* again and again."""
-
-        def warm_and_run() -> float:
-            self._aim(fd, first=10 << 24, flows=flows)
-            libbpf.run_program(self._fd, FRAME, repeat=flows)
-            return self._run(RUN)
-
-        return warm_and_run
-
-    def onwards(self, fd: int) -> Callable[[], float]:
-        """Every packet a flow that was never seen."""
-
-        def run_on() -> float:
-            self._unused += RUN
-            self._aim(fd, first=self._unused, flows=1 << 31)
-            return self._run(RUN)
-
-        return run_on
-
-    def each_once(self, fd: int, flows: int, block: int) -> None:
-        """One packet for each of *flows* flows, whose addresses no other *block* has."""
-        self._aim(fd, first=(10 << 24) + (block << 20), flows=flows)
-        self._run(flows)
-
-    def _aim(self, fd: int, *, first: int, flows: int) -> None:
-        self._first[:], self._flows[:], self._next[:] = first, flows, 0
-        libbpf.update_element(self._driven, 0, fd.to_bytes(4, "little"))
-
-    def _run(self, repeat: int) -> float:
-        return float(libbpf.run_program(self._fd, FRAME, repeat=repeat)[1])
 
 
 def emptied(loaded: Hooks, measured: Callable[[], float]) -> Callable[[], float]:

@@ -21,13 +21,14 @@ _numbers = count()
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Our end's name, number and address, and the namespace with the other end."""
+    """Our end's name, number and address, and the namespace and address of the other end."""
 
     name: str
     ifindex: int
     address: str
     namespace: str
     far: str  # the other end's name
+    peer: str  # and its address
 
     def start_with(self, *arguments: str) -> subprocess.Popen[str]:
         """`python ARGUMENTS...` at the other end."""
@@ -64,7 +65,7 @@ def link() -> Iterator[Link]:
         ip(f"addr add {ours}/30 dev {here}")
         ip(f"-n {namespace} link set {there} addrgenmode none up")
         ip(f"-n {namespace} addr add {theirs}/30 dev {there}")
-        yield Link(here, socket.if_nametoindex(here), ours, namespace, there)
+        yield Link(here, socket.if_nametoindex(here), ours, namespace, there, theirs)
     finally:
         ip(f"netns del {namespace}")
 

@@ -99,7 +99,7 @@ def know(plan: Plan, ifindex: int) -> None:
 class Peers:
     """The programs of peers.bpf.c, compiled by bcc in this process."""
 
-    def __init__(self, *, flows: int = 1 << 17) -> None:
+    def __init__(self, *, flows: int = 1 << 17, prefixes: int = 1) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(SOURCE_PATH / "headers")
         from bcc import BPF  # noqa: PLC0415 - the environment is read at import
 
@@ -108,6 +108,7 @@ class Peers:
             f"-I{SOURCE_PATH}",
             f"-DCPUS={CPUS}",
             f"-DFLOWS={flows}",
+            f"-DPREFIXES={prefixes}",
             "-DTUNNELS=1",
             f"-DIS_VXLAN_PORT(port_be)=((port_be)=={htons(4789)})",
         ]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.pipeline import plan_of
-from agent.plan import pins_of
+from agent.plan import root_of
 from bench.link import ROOT, Link, link
 from bench.rounds import cell, interleave, table
 from bench.subject import Scale, main
@@ -87,7 +87,7 @@ def look(kept: Path, way: str) -> None:
 
 def loaded(**options: object) -> tuple[float, float, float]:
     """Seconds, seconds of a CPU, and megabytes that a loader takes."""
-    pin_path = str(pins_of(f"hlb{os.getpid()}").root)
+    pin_path = str(root_of(f"hlb{os.getpid()}"))
     plan = replace(plan_of(Config(node="bench", **options)), pin_path=pin_path)
     began = time.perf_counter()
     process = subprocess.Popen(

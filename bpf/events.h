@@ -93,6 +93,8 @@ enum rule_unit {
 enum rule_side {
 	RULE_SIDE_SRC = 0,
 	RULE_SIDE_DST = 1,
+	RULE_SIDE_SRC_IPV4 = 2,
+	RULE_SIDE_DST_IPV4 = 3,
 };
 
 enum rule_part {
@@ -104,6 +106,17 @@ enum rule_part {
 	RULE_PART_POINT = 4736,
 	RULE_PART_SRC_PORT = 8832,
 	RULE_PART_DST_PORT = 74368,
+};
+
+enum rule_asks {
+	RULE_ASKS_PROTOCOL = 1,
+	RULE_ASKS_FLAGS = 2,
+	RULE_ASKS_DSCP = 4,
+	RULE_ASKS_VERSION = 8,
+	RULE_ASKS_VLAN = 16,
+	RULE_ASKS_POINT = 32,
+	RULE_ASKS_SRC_PORT = 64,
+	RULE_ASKS_DST_PORT = 128,
 };
 
 /* lane: where a packet was seen and how it was marked: the part of a flow's key
@@ -714,7 +727,9 @@ struct rule_set {
 	__u8 has_dst;
 	/* 1 where any box has a bit */
 	__u8 has_boxes;
-	__u8 reserved6[5];
+	/* the parts of a packet that any of those boxes asks for, as bits */
+	__u8 asks;
+	__u8 reserved7[4];
 };
 _Static_assert(sizeof(struct rule_set) == 56, "size");
 _Static_assert(__builtin_offsetof(struct rule_set, any_src) == 0, "any_src");
@@ -723,7 +738,8 @@ _Static_assert(__builtin_offsetof(struct rule_set, enforced) == 32, "enforced");
 _Static_assert(__builtin_offsetof(struct rule_set, has_src) == 48, "has_src");
 _Static_assert(__builtin_offsetof(struct rule_set, has_dst) == 49, "has_dst");
 _Static_assert(__builtin_offsetof(struct rule_set, has_boxes) == 50, "has_boxes");
-_Static_assert(__builtin_offsetof(struct rule_set, reserved6) == 51, "reserved6");
+_Static_assert(__builtin_offsetof(struct rule_set, asks) == 51, "asks");
+_Static_assert(__builtin_offsetof(struct rule_set, reserved7) == 52, "reserved7");
 
 /* The boxes that accept one value of one part of a packet. */
 struct rule_mask {
@@ -737,15 +753,15 @@ _Static_assert(__builtin_offsetof(struct rule_mask, boxes) == 0, "boxes");
 struct rule_prefix_key {
 	/* length of the prefix, that of the side, 32, included */
 	__u32 bits;
-	/* source or destination */
+	/* source or destination, and whether it is IPv4 */
 	__u32 side;
-	/* the address; IPv4 is mapped into ::ffff/96 */
-	__u64 addr[2];
+	/* the address; IPv4 as its four bytes, then zeros */
+	__u64 packed[2];
 };
 _Static_assert(sizeof(struct rule_prefix_key) == 24, "size");
 _Static_assert(__builtin_offsetof(struct rule_prefix_key, bits) == 0, "bits");
 _Static_assert(__builtin_offsetof(struct rule_prefix_key, side) == 4, "side");
-_Static_assert(__builtin_offsetof(struct rule_prefix_key, addr) == 8, "addr");
+_Static_assert(__builtin_offsetof(struct rule_prefix_key, packed) == 8, "packed");
 
 /* What rules say of addresses of which this is the longest prefix that is known. */
 struct rule_prefix {

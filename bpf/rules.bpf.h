@@ -8,7 +8,8 @@
  *  3. One lookup of the longest prefix for each address that rules ask for tells the boxes (see
  *     schemas/refusal.py) that accept it, and the first rules that ask for nothing else.  A hundred
  *     thousand prefixes cost what ten do, but for the memory that the trie is spread over.
- *  4. One array lookup for each other part of the packet takes away boxes that do not accept it.
+ *  4. One array lookup for each other part of the packet that any box asks for takes away boxes that
+ *     do not accept it.
  *  5. What is left belongs to rules by rank.  The first enforced one decides; of those that are
  *     only observed, the first one before it is counted, as what would have decided.
  *
@@ -75,6 +76,8 @@ BPF_TABLE_PINNED("array", u32, struct judged, judged_packets, CPUS, PRIVATE("jud
 #define SAMPLE_JIFFIES 4
 #define ADDRESS_BITS   128
 #define SIDE_BITS      32
+/* The third of the four words of an address to which IPv4 is mapped. */
+#define MAPPED_WORD 0xffff0000U
 /* RFC 4861: who sends these is on the link, for routers would have counted it down. */
 #define ND_HOP_LIMIT	      255
 #define ND_FIRST	      133
@@ -136,9 +139,9 @@ static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
 		u64 word = low ? low : high;
 		u64 bit = word & -word;
 		u32 index = set * RULE_BOXES + (low ? 0 : 64) + BIT_PLACE(bit);
-		struct rule_rank *rank = rule_ranks.lookup(&index);
+		struct rule_rank *rank = word ? rule_ranks.lookup(&index) : NULL;
 
-		if (!word || !rank)
+		if (!rank)
 			return 0;
 		if (rule_at(set, rank->rank, now))
 			return rank->rank;
@@ -151,21 +154,31 @@ static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
 }
 
 /* What is known of the longest prefix of an address; NULL where none covers it. */
-static __always_inline struct rule_prefix *prefix_of(u32 set, u32 side, const u64 *addr)
+static __always_inline struct rule_prefix *prefix_of(u32 set, bool is_dst, const u64 *addr)
 {
-	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS, side, {addr[0], addr[1]}};
+	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS,
+				      is_dst ? RULE_SIDE_DST : RULE_SIDE_SRC,
+				      {addr[0], addr[1]}};
 	int index = set;
 	void *trie = rule_tries.lookup(&index);
 
+	if (!addr[0] && (u32)addr[1] == MAPPED_WORD) {
+		key.side = is_dst ? RULE_SIDE_DST_IPV4 : RULE_SIDE_SRC_IPV4;
+		key.packed[0] = addr[1] >> 32;
+		key.packed[1] = 0;
+	}
 	return trie ? bpf_map_lookup_elem(trie, &key) : NULL;
 }
 
-/* Leaves those boxes that accept a value of some part. */
-static __always_inline void narrow(u64 *boxes, u32 set, u32 part, u64 value)
+/* Leaves those boxes that accept a value of some part; all of them where none asks for it. */
+static __always_inline void narrow(u64 *boxes, u32 set, u32 part, u64 value, u32 is_asked)
 {
 	u32 index = set * RULE_MASKS + part + value;
-	struct rule_mask *mask = rule_masks.lookup(&index);
+	struct rule_mask *mask;
 
+	if (!is_asked)
+		return;
+	mask = rule_masks.lookup(&index);
 	if (!mask)
 		return;
 	boxes[0] &= mask->boxes[0];
@@ -173,19 +186,22 @@ static __always_inline void narrow(u64 *boxes, u32 set, u32 part, u64 value)
 }
 
 /* Leaves the boxes that accept all parts of the packet but its addresses. */
-static __always_inline void narrow_all(u64 *boxes, u32 set, const struct packet *packet, u64 lane)
+static __always_inline void narrow_all(u64 *boxes, u32 set, u32 asks, const struct packet *packet,
+				       u64 lane)
 {
 	u16 src_port = BE16((u16)packet->key.ports_be);
 	u16 dst_port = BE16((u16)(packet->key.ports_be >> 16));
 
-	narrow(boxes, set, RULE_PART_PROTOCOL, packet->key.protocol & 0xff);
-	narrow(boxes, set, RULE_PART_POINT, LANE_PART(lane, POINT));
-	narrow(boxes, set, RULE_PART_SRC_PORT, src_port);
-	narrow(boxes, set, RULE_PART_DST_PORT, dst_port);
-	narrow(boxes, set, RULE_PART_FLAGS, packet->tcp_flags & 0xff);
-	narrow(boxes, set, RULE_PART_VLAN, LANE_PART(lane, VLAN));
-	narrow(boxes, set, RULE_PART_DSCP, LANE_PART(lane, DSCP));
-	narrow(boxes, set, RULE_PART_VERSION, LANE_PART(lane, SHAPE) == SHAPE_IPV6);
+#define NARROW(part, value) narrow(boxes, set, RULE_PART_##part, value, asks &RULE_ASKS_##part)
+	NARROW(PROTOCOL, packet->key.protocol & 0xff);
+	NARROW(POINT, LANE_PART(lane, POINT));
+	NARROW(SRC_PORT, src_port);
+	NARROW(DST_PORT, dst_port);
+	NARROW(FLAGS, packet->tcp_flags & 0xff);
+	NARROW(VLAN, LANE_PART(lane, VLAN));
+	NARROW(DSCP, LANE_PART(lane, DSCP));
+	NARROW(VERSION, LANE_PART(lane, SHAPE) == SHAPE_IPV6);
+#undef NARROW
 }
 
 /*
@@ -276,16 +292,16 @@ static __always_inline struct ranks ranks_of(u32 number, const struct rule_set *
 	struct ranks ranks = {};
 
 	if (set->has_src)
-		src = prefix_of(number, RULE_SIDE_SRC, packet->key.src_addr);
+		src = prefix_of(number, false, packet->key.src_addr);
 	if (set->has_dst)
-		dst = prefix_of(number, RULE_SIDE_DST, packet->key.dst_addr);
+		dst = prefix_of(number, true, packet->key.dst_addr);
 	if (set->has_boxes) {
 		boxes[0] = src ? src->boxes[0] : set->any_src[0];
 		boxes[1] = src ? src->boxes[1] : set->any_src[1];
 		boxes[0] &= dst ? dst->boxes[0] : set->any_dst[0];
 		boxes[1] &= dst ? dst->boxes[1] : set->any_dst[1];
 		if (boxes[0] | boxes[1]) {
-			narrow_all(boxes, number, packet, lane);
+			narrow_all(boxes, number, set->asks, packet, lane);
 			ranks.enforced = first_of_boxes(number, boxes[0] & set->enforced[0],
 							boxes[1] & set->enforced[1], now);
 			ranks.observed = first_of_boxes(number, boxes[0] & ~set->enforced[0],

@@ -25,6 +25,7 @@ from schemas.refusal import (
     PRICE_SHIFT,
     RULE,
     RULE_ACTIONS,
+    RULE_ASKS,
     RULE_BOOKS,
     RULE_BOXES,
     RULE_BUCKET,
@@ -112,6 +113,7 @@ ENUMS = {
     "rule_unit": RULE_UNITS,
     "rule_side": RULE_SIDES,
     "rule_part": RULE_PARTS,
+    "rule_asks": RULE_ASKS,
 }
 CONSTANTS = {
     "CAPTURE_BYTES": CAPTURE_BYTES,

@@ -34,7 +34,9 @@ RULE_SLOTS = 1 << 14
 
 RULE_ACTIONS = {"drop": 1, "limit": 2, "pass": 3}
 RULE_UNITS = {"packets": 0, "bytes": 1}
-RULE_SIDES = {"src": 0, "dst": 1}
+# What an address is looked up as.  IPv4 stands apart in the trie, so that all of it is in the word that
+# the kernel compares first at each step.
+RULE_SIDES = {"src": 0, "dst": 1, "src_ipv4": 2, "dst_ipv4": 3}
 
 # Where in a set's table of masks those for each part of a packet begin.  Type and code of ICMP
 # stand where others have their source port, in the flow cache as here.
@@ -50,6 +52,8 @@ _PARTS = {
 }
 RULE_PARTS = {name: sum(list(_PARTS.values())[:number]) for number, name in enumerate(_PARTS)}
 RULE_MASKS = sum(_PARTS.values())
+# The bit of each part, by which a set tells whether any box asks for it.
+RULE_ASKS = {name: 1 << number for number, name in enumerate(_PARTS)}
 # The fractions of a nanosecond in which the price of a packet or byte is kept: 2^-16.
 PRICE_SHIFT = 16
 
@@ -74,7 +78,8 @@ RULE_SET = Layout(
         Field("has_src", U8, "1 where any prefix of sources is known"),
         Field("has_dst", U8, "1 where any prefix of destinations is known"),
         Field("has_boxes", U8, "1 where any box has a bit"),
-        pad(5),
+        Field("asks", U8, "the parts of a packet that any of those boxes asks for, as bits"),
+        pad(4),
     ),
 )
 
@@ -89,8 +94,8 @@ RULE_PREFIX_KEY = Layout(
     "A prefix of one side, as the kernel's trie wants it.",
     (
         Field("bits", U32, "length of the prefix, that of the side, 32, included"),
-        Field("side", U32, "source or destination"),
-        Field("addr", f.SRC_ADDR.kind, "the address; IPv4 is mapped into ::ffff/96"),
+        Field("side", U32, "source or destination, and whether it is IPv4"),
+        Field("packed", f.SRC_ADDR.kind, "the address; IPv4 as its four bytes, then zeros"),
     ),
 )
 

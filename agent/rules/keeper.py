@@ -144,7 +144,8 @@ class Keeper:
             left = [one for name, one in self._record.rules.items() if name not in removed]
             put = {rule.name: rule for rule in change.put}
             kept, fresh = self._kept(left, put, change.origin, now_ns)
-            gone = [one for one in self._record.rules.values() if one not in kept]
+            staying = {one.rule.name: one for one in kept}
+            gone = [one for name, one in self._record.rules.items() if staying.get(name) != one]
             try:
                 await self._make(self._record.changed(kept, change.serials, now_ns))
             except BaseException:

@@ -7,7 +7,7 @@ other gets a bit, in the order of ranks, so that the lowest bit of what accepts 
 the rule that decides.  schemas/refusal.py describes the tables, bpf/rules.bpf.h reads them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.rows import Rows
-from agent.rules.tries import KEY, VALUE, keys_of
+from agent.rules.tries import KEY, MAPPED_BITS, VALUE, keys_of
 from schemas.dtype import dtype_from_layout
 from schemas.fields import DIRECTIONS
 from schemas.refusal import (
     PRICE_SHIFT,
     RULE_ACTIONS,
+    RULE_ASKS,
     RULE_BOXES,
     RULE_ENTRY,
     RULE_MASKS,
     RULE_PARTS,
     RULE_SET,
-    RULE_SIDES,
     RULE_SLOTS,
     RULE_UNITS,
 )
@@ -42,6 +42,9 @@ _WORD_BITS = 64
 _ALL_BITS = (1 << _WORD_BITS) - 1
 _NANOSECONDS = 1_000_000_000
 _MOST = (1 << 64) - 1
+
+_SIDES = ("src", "dst")
+_IPV4_FIRST = 0xFFFF << 32
 
 _ANYTHING = Box()
 # Which member of a box is about which part of a packet.  Ports and ICMP share one: no box has both.
@@ -64,6 +67,10 @@ _NO_MORE = _beside_addresses(_ANYTHING)
 
 Prefix = tuple[int, int]
 Masks = NDArray[np.uint64]  # (values, 2)
+
+_AROUND_IPV4 = [
+    (_IPV4_FIRST >> 128 - length << 128 - length, length) for length in range(MAPPED_BITS)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +159,7 @@ class _Making:
         self._ranks_of_bits: list[int] = []
         self._enforced = 0
         # By side: what stands with each prefix, and bits of boxes that ask for an address.
-        self._trees = {side: _Prefixes() for side in RULE_SIDES}
+        self._trees = {side: _Prefixes() for side in _SIDES}
 
     def allow(self, boxes: Sequence[Box]) -> None:
         self._rank += 1
@@ -212,11 +219,12 @@ class _Making:
         whole = np.zeros(1, dtype_from_layout(RULE_SET))
         whole["enforced"] = _as_bytes(self._enforced)
         whole["has_boxes"] = bool(self._bits)
+        whole["asks"] = sum({RULE_ASKS[part] for box in self._bits for part, _ in _asked_by(box)})
         sides = []
         for side, tree in self._trees.items():
             whole[f"any_{side}"] = _as_bytes(tree.any)
             whole[f"has_{side}"] = bool(tree)
-            sides.append(tree.rows(RULE_SIDES[side]))
+            sides.append(tree.rows(side))
         keys, values = zip(*sides, strict=True)
         return Tables(
             whole,
@@ -234,11 +242,8 @@ class _Making:
         masks = np.empty((RULE_MASKS, 2), np.uint64)
         masks[:] = _mask((1 << len(self._bits)) - 1)
         for number, box in enumerate(self._bits):
-            for part, member in _MEMBERS.items():
-                accepted = getattr(box, member)
-                if part == "src_port" and box.icmp != ALL_ICMP:
-                    accepted = box.icmp
-                elif accepted == getattr(_ANYTHING, member):
+            for part, accepted in _asked_by(box):
+                if part == "point":  # changes with interfaces
                     continue
                 refused = ~_members(accepted, _size_of(part))
                 part_of(masks, part)[refused] &= _mask(~(1 << number))
@@ -299,8 +304,11 @@ class _Prefixes:
     def _of(self, prefix: Prefix) -> _Known:
         return self._known.setdefault(prefix, _Known())
 
-    def rows(self, side: int) -> tuple[Rows, Rows]:
+    def rows(self, side: str) -> tuple[Rows, Rows]:
         """Keys and values; what holds for a prefix holds for all in it, as the longest is found."""
+        if any(around_ipv4 in self._known for around_ipv4 in _AROUND_IPV4):
+            # IPv4 stands apart, where nothing of what is around it is found.
+            self._of((_IPV4_FIRST, MAPPED_BITS))
         count = len(self._known)
         in_order = sorted(self._known)
         values = np.zeros(count, VALUE)
@@ -320,7 +328,7 @@ class _Prefixes:
         values["enforced"], values["observed"] = ranks.T
         firsts = b"".join(first.to_bytes(16, "big") for first, _ in in_order)
         lengths = np.array([length for _, length in in_order], np.uint32)
-        return keys_of(side, np.frombuffer(firsts, KEY["addr"]), lengths), values
+        return keys_of(side, np.frombuffer(firsts, KEY["packed"]), lengths), values
 
 
 def _side_alone(box: Box) -> str | None:
@@ -328,6 +336,18 @@ def _side_alone(box: Box) -> str | None:
     if _beside_addresses(box) != _NO_MORE or (box.src is None) == (box.dst is None):
         return None
     return "dst" if box.src is None else "src"
+
+
+def _asked_by(box: Box) -> Iterator[tuple[str, int]]:
+    """The parts of which a box does not accept every value, and what it accepts of each, as bits."""
+    for part, member in _MEMBERS.items():
+        accepted = getattr(box, member)
+        if part == "src_port" and box.icmp != ALL_ICMP:
+            yield part, box.icmp
+        elif accepted != getattr(_ANYTHING, member):
+            yield part, accepted
+    if box.interfaces or box.directions != _ANYTHING.directions:
+        yield "point", 0  # of which points is known elsewhere
 
 
 def _prefixes(box: Box, side: str) -> tuple[Prefix, ...]:

@@ -13,11 +13,16 @@ from agent import libbpf
 from agent.plan import Pins
 from agent.rows import Rows
 from schemas.dtype import dtype_from_layout
-from schemas.refusal import RULE_PREFIX, RULE_PREFIX_KEY, RULE_SETS
+from schemas.refusal import RULE_PREFIX, RULE_PREFIX_KEY, RULE_SETS, RULE_SIDES
 
 TRIES = "rule_tries"
 KEY = dtype_from_layout(RULE_PREFIX_KEY)
 VALUE = dtype_from_layout(RULE_PREFIX)
+# IPv4 is mapped into ::ffff/96.
+MAPPED_BITS = 96
+_MAPPED_WORD = np.uint64(0xFFFF0000)
+_LOW_WORD = np.uint64(0xFFFFFFFF)
+_SIDE_BITS = 32
 
 
 def make_tries(pins: Pins) -> None:
@@ -48,10 +53,17 @@ def put_trie(tries_fd: int, number: int, keys: Rows, values: Rows) -> None:
         os.close(trie)
 
 
-def keys_of(side: int, firsts: Rows, lengths: Rows) -> Rows:
-    """Keys of prefixes of one side: (n,) addresses of 16 bytes, and (n,) lengths in bits."""
+def keys_of(side: str, firsts: Rows, lengths: Rows) -> Rows:
+    """Keys of prefixes of one side: (n,) mapped addresses of 16 bytes, and (n,) lengths in bits."""
     keys = np.zeros(len(lengths), KEY)
-    keys["bits"], keys["side"], keys["addr"] = 32 + lengths, side, firsts
+    words = firsts.view("<u8").reshape(-1, 2).copy()
+    is_ipv4 = (lengths >= MAPPED_BITS) & (words[:, 0] == 0)
+    is_ipv4 &= words[:, 1] & _LOW_WORD == _MAPPED_WORD
+    words[is_ipv4, 0] = words[is_ipv4, 1] >> np.uint64(32)
+    words[is_ipv4, 1] = 0
+    keys["bits"] = _SIDE_BITS + lengths - np.where(is_ipv4, MAPPED_BITS, 0)
+    keys["side"] = np.where(is_ipv4, RULE_SIDES[f"{side}_ipv4"], RULE_SIDES[side])
+    keys["packed"] = words.view(KEY["packed"]).reshape(-1)
     return keys
 
 

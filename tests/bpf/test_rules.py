@@ -203,6 +203,13 @@ def test_a_hundred_thousand_prefixes_are_all_known(judge):
     assert not judge.is_refused(frame_of(udp(str(networks[-1][-1] + 1))))
 
 
+def test_a_network_around_all_ipv4_holds_for_ipv4_as_well(judge):
+    judge.put(enforced(match="not src net 2001:db8::/32"), enforced("one", "src host 10.0.0.1"))
+    assert judge.is_refused(frame_of(udp()))
+    assert judge.is_refused(frame_of(udp("10.0.0.1")))
+    assert not judge.is_refused(frame_of(udp("2001:db8::1", version=6, dst_addr=mapped("fd00::1"))))
+
+
 def test_rules_are_replaced_from_one_packet_to_the_next(judge):
     """What both sets refuse is refused at any moment between them."""
     frame = frame_of(udp())

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a program behind one that changes the packet's source address before each call."""
+
+import mmap
+from collections.abc import Callable
+
+import numpy as np
+
+from agent import libbpf
+from bench.frames import FRAMES
+from bench.programs import CPUS, Peers
+
+# One run must not fill a buffer, for a full one is cheaper to write to.
+RUN = 50_000
+_FRAME = FRAMES["TCP 1500 B"]
+
+
+class Driver:
+    """Runs a program behind `drive_tc` or `drive_xdp`, whichever has its type."""
+
+    def __init__(self, peers: Peers, kind: str = "tc", frame: bytes = _FRAME) -> None:
+        """*frame* is an IPv4 one without a tag."""
+        self._fd = peers.fd(f"drive_{kind}")
+        self._driven = peers.map_fd(f"driven_{kind}")
+        self._frame = frame
+        self._peers = peers  # its maps live as long as it does
+        memory = mmap.mmap(peers.map_fd("drives"), mmap.PAGESIZE)
+        self._drives = np.frombuffer(memory, np.uint32)[: CPUS * 16].reshape(CPUS, 16)
+        self._unused = 1 << 24
+
+    def over(self, fd: int, flows: int) -> Callable[[], float]:
+        """The same *flows* again and again."""
+        return self.across(fd, first=10 << 24, flows=flows)
+
+    def across(
+        self, fd: int, *, first: int, flows: int, distance: int = 1, leap: int = 1
+    ) -> Callable[[], float]:
+        """The same *flows*, whose sources are so far apart, with *leap* of them from one to the next."""
+
+        def warm_and_run() -> float:
+            self._aim(fd, first=first, flows=flows, distance=distance, leap=leap)
+            libbpf.run_program(self._fd, self._frame, repeat=flows)
+            return self._run(RUN)
+
+        return warm_and_run
+
+    def onwards(self, fd: int) -> Callable[[], float]:
+        """Every packet a flow that was never seen."""
+
+        def run_on() -> float:
+            self._unused += RUN
+            self._aim(fd, first=self._unused, flows=1 << 31)
+            return self._run(RUN)
+
+        return run_on
+
+    def each_once(self, fd: int, flows: int, block: int) -> None:
+        """One packet for each of *flows* flows, whose addresses no other *block* has."""
+        self._aim(fd, first=(10 << 24) + (block << 20), flows=flows)
+        self._run(flows)
+
+    def _aim(self, fd: int, *, first: int, flows: int, distance: int = 1, leap: int = 1) -> None:
+        self._drives[:, :5] = 0, flows, first, distance, leap
+        libbpf.update_element(self._driven, 0, fd.to_bytes(4, "little"))
+
+    def _run(self, repeat: int) -> float:
+        return float(libbpf.run_program(self._fd, self._frame, repeat=repeat)[1])

@@ -161,6 +161,9 @@ async def _observe(parts: Parts, watch: Watch, stop: asyncio.Event, *, interval:
             await asyncio.wait_for(stop.wait(), POLL_SECONDS)
         watch.tick()
         parts.publisher.raise_if_failed()
+        parts.keeper.raise_if_failed()
+        if parts.subscriber:
+            parts.subscriber.raise_if_failed()
         parts.journal.try_again()
         if not parts.journal.has_room:
             # Leave everything in the kernel: it counts on, and only detail can be lost.
@@ -198,10 +201,10 @@ def _interface_batches(parts: Parts) -> list[Batch]:
 
 
 def _rule_batches(parts: Parts) -> list[Batch]:
-    keeper = parts.keeper
+    keeper, rules = parts.keeper, parts.keeper.rules
     columns = parts.rule_rows.columns(
-        keeper.rules,
-        keeper.counted(),
+        rules,
+        keeper.counted(rules),
         keeper.take_left(),
         parts.subscriber.take_rejected() if parts.subscriber else (),
         time.time_ns(),

@@ -82,6 +82,7 @@ class Keeper:
         self._points = points
         self._anchor = anchor
         self._turn = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
         self._allowed = Allowed()
         self._record = Record()
         self._slots = Slots((), time.monotonic)
@@ -120,7 +121,7 @@ class Keeper:
         """
         if layout != self._former_layout:
             return
-        counts = _by_slot(counted)
+        counts = _by_slot(counted, range(counted.shape[1]))
         rules = {
             name: replace(one, before=_added(one.before, counts(one.slot)))
             for name, one in self._record.rules.items()
@@ -146,13 +147,14 @@ class Keeper:
             kept, fresh = self._kept(left, put, change.origin, now_ns)
             staying = {one.rule.name: one for one in kept}
             gone = [one for name, one in self._record.rules.items() if staying.get(name) != one]
+            # A header may come before we are done.
+            self._name_slots(fresh)
             try:
                 await self._make(self._record.changed(kept, change.serials, now_ns))
             except BaseException:
                 self._slots.give_back(one.slot for one in fresh)
                 raise
             await self._leave(gone, "removed")
-            self._name_slots(fresh)
             log.info(
                 "rules changed",
                 extra={
@@ -167,15 +169,20 @@ class Keeper:
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
         """Meanwhile rules that have ended leave, and the allow list follows what it is made of."""
-        task = asyncio.create_task(self._keep())
+        self._task = asyncio.create_task(self._keep())
         try:
             yield
         finally:
             # Not in the middle of a change, of which the record and the rows must both know.
             async with self._turn:
-                task.cancel()
+                self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
+                await self._task
+
+    def raise_if_failed(self) -> None:
+        """Pass on what ended the keeping, which goes on over all that may pass."""
+        if self._task is not None and self._task.done():
+            self._task.result()
 
     def follow(self) -> None:
         """Interfaces have come, gone or changed their names: have rules know them by those."""
@@ -193,9 +200,10 @@ class Keeper:
         left, self._leaving = self._leaving, []
         return left
 
-    def counted(self) -> Callable[[Kept], Counts]:
-        """What every rule has counted by now."""
-        counts = _by_slot(self._kernel.counted())
+    def counted(self, rules: Iterable[Kept]) -> Callable[[Kept], Counts]:
+        """What each of *rules* has counted by now."""
+        slots = [one.slot for one in rules]
+        counts = _by_slot(self._kernel.counted(slots), slots)
         return lambda kept: _added(kept.before, counts(kept.slot))
 
     @property
@@ -364,7 +372,7 @@ class Keeper:
             return
         # A packet that was asking about the former set is counted by then.
         await asyncio.sleep(LAST_PACKETS_SECONDS)
-        counts = self.counted()
+        counts = self.counted(gone)
         self._leaving += [Left(one, state, counts(one)) for one in gone]
         self._slots.give_back(one.slot for one in gone)
 
@@ -372,15 +380,11 @@ class Keeper:
         self._names |= {one.slot: one.rule.name for one in kept}
 
 
-def _by_slot(counted: Rows) -> Callable[[int], Counts]:
-    """What all CPUs together have counted in a slot."""
-    sums = [counted[name].sum(axis=0, dtype=np.uint64) for name in COUNTERS]
-
-    def of(slot: int) -> Counts:
-        hit, hit_bytes, over, over_bytes = (int(one[slot]) for one in sums)
-        return hit, hit_bytes, over, over_bytes
-
-    return of
+def _by_slot(counted: Rows, slots: Iterable[int]) -> Callable[[int], Counts]:
+    """What all CPUs together have counted in a slot; *counted* is (cpus, slots)."""
+    sums = (counted[name].sum(axis=0, dtype=np.uint64).tolist() for name in COUNTERS)
+    by_slot: dict[int, Counts] = dict(zip(slots, zip(*sums, strict=True), strict=True))
+    return by_slot.__getitem__
 
 
 def _added(one: Counts, other: Counts) -> Counts:

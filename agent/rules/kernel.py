@@ -7,14 +7,14 @@ until its end.
 
 import os
 import time
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 
 from agent import libbpf
 from agent.maps import Mapped
 from agent.plan import Pins, Sizes
-from agent.rows import Rows, copied
+from agent.rows import Rows, chosen
 from agent.rules.tables import Masks, Tables, part_of
 from agent.rules.tries import TRIES, put_trie
 from schemas.refusal import (
@@ -87,9 +87,10 @@ class KernelRules:
         self._buckets[slot] = 0
         self._books[:, slot] = 0
 
-    def counted(self) -> Rows:
-        """What every CPU has counted of every rule, (cpus, RULE_SLOTS)."""
-        return cast("Rows", copied(self._books.reshape(-1)).reshape(self._books.shape))
+    def counted(self, slots: Sequence[int]) -> Rows:
+        """What every CPU has counted in these slots, (cpus, slots)."""
+        places = np.arange(len(self._books))[:, None] * RULE_SLOTS + np.array(slots, np.intp)
+        return chosen(self._books.reshape(-1), places.reshape(-1)).reshape(places.shape)
 
     def _switch(self, number: int, *, is_on: bool) -> None:
         # One store of eight bytes: programs never see half of it.

@@ -42,12 +42,13 @@ class RuleOrders:
         }
 
     def _described(self) -> list[Message]:
-        counts, now_ns = self._keeper.counted(), time.time_ns()
+        rules, now_ns = self._keeper.rules, time.time_ns()
+        counts = self._keeper.counted(rules)
         return [
             one.rule.to_message()
             | {"state": _state(one, now_ns), "from": one.origin, "since_ns": one.since_ns}
             | dict(zip(COUNTERS, counts(one), strict=True))
-            for one in self._keeper.rules
+            for one in rules
         ]
 
     async def change(self, order: Mapping[str, Any]) -> Message:

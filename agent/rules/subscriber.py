@@ -48,6 +48,7 @@ class Subscriber:
     # Of each name the newest serial that came since we began to read.
     _seen: dict[str, int] = field(default_factory=dict)
     _trouble: str = ""
+    _task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def subscribed(self) -> AsyncIterator[None]:
@@ -55,13 +56,18 @@ class Subscriber:
         if not self.trusted.keys:
             yield
             return
-        task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._run())
         try:
             yield
         finally:
-            task.cancel()
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
+                await self._task
+
+    def raise_if_failed(self) -> None:
+        """Pass on what ended the reading, which begins again after all that may pass."""
+        if self._task is not None and self._task.done():
+            self._task.result()
 
     def take_rejected(self) -> list[Rejected]:
         """What was not obeyed since this was asked last."""

@@ -33,7 +33,10 @@ def live(counts: Sequence[int], rounds: int) -> dict:
         for name, reason in skipped.items():
             found.setdefault(name, {})[count] = reason
     rows = [
-        [name if name == BASE else f"{name}: more", *(found[name][count] for count in counts)]
+        [
+            name if name == BASE else f"{name}, beyond that",
+            *(found[name][count] for count in counts),
+        ]
         for name in found
     ]
     columns = ["ns of CPU a packet", *(f"{count:,} prefixes" for count in counts)]

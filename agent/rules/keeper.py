@@ -96,7 +96,7 @@ class Keeper:
 
     async def begin(self) -> None:
         """Put in force what the record holds; before anything is attached."""
-        record = await asyncio.to_thread(self._file.read)
+        record = self._file.read()
         # Where that is another, our maps are new and have counted nothing yet.
         self._former_layout = record.layout
         record = replace(record, layout=self._layout)

@@ -29,6 +29,7 @@ from agent.socket_hooks import SOCKETS
 from agent.sources import FLOW, options
 from agent.variants import HOOKS, Compiled, Variant
 from schemas.flow import FLOW_SLOT
+from schemas.ledger import HOOK_TOTALS
 from tests.bpf.books import COUNTERS
 from tests.bpf.frames import Frames
 from tests.bpf.programs import Programs, a_plan, loaded
@@ -337,5 +338,6 @@ def test_a_pinned_map_that_is_another_is_told(lab, tmp_path, is_known):
     assert done.stderr.splitlines()[-1] == (
         f"agent.plan.LoadError: {plan.pins.map('totals')} is another map: type, key and value"
         f" bytes, entries and flags are [2, 4, 8, 3, 1024], not"
-        f" [2, 4, 192, {4 * plan.cpus}, 1024]; hookline agent --detach removes it"
+        f" [2, 4, {HOOK_TOTALS.size_bytes}, {4 * plan.cpus}, 1024]; hookline agent --detach"
+        " removes it"
     )

@@ -36,9 +36,9 @@ with atheris.instrument_imports(
     from service.unpack import Allowance, Batches
     from tests.services.bombs import CODECS
 
-from tests.consumer.test_unpack import built
 from tests.schemas.batches import a_batch
 from tests.schemas.filters import a_filter
+from tests.service.test_unpack import built
 
 # What an input may become, on top of what is there: far below what it would take unbounded.
 _MEMORY_BYTES = 2 << 30

@@ -16,6 +16,7 @@ from schemas.alert import ALERT
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
 from schemas.rejection import REJECTION
+from schemas.rules.signed import TOPIC
 from service.broker import BrokerUnavailable
 from service.options import environment_name
 from service.reach import reach
@@ -92,7 +93,9 @@ async def test_what_an_agent_publishes_is_in_the_tables_whatever_the_broker_asks
 
 
 def test_the_guide_gives_rights_to_every_topic():
-    written = {one.name for one in rights() if one.principal == "User:agent"}
+    of_agent = [one for one in rights() if one.principal == "User:agent"]
+    written = {one.name for one in of_agent if one.operation == "Write"}
+    obeyed = {one.name for one in of_agent if one.operation == "Read"}
     read = {
         one.name
         for one in rights()
@@ -100,6 +103,7 @@ def test_the_guide_gives_rights_to_every_topic():
     }
 
     assert written == {record.topic for record in OF_AGENTS}
+    assert obeyed == {TOPIC}
     assert read == {record.topic for record in RECORDS}
 
 

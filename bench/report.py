@@ -47,6 +47,8 @@ def _table(content: Mapping[str, Any]) -> str:
         "|---|" + "--:|" * (len(columns) - 1),
         *("| " + " | ".join(map(_text, row)) + " |" for row in content["rows"]),
     ]
+    if note := content.get("note"):
+        lines.append(f"\n{note}")
     return "\n".join(lines) + "\n\n"
 
 

@@ -89,7 +89,7 @@ async def _run(config: Config, plan: Plan, watch: Watch, outbox: Outbox, stop: S
             config.netns, lists_sockets=parts.owners is not None and not is_told_of_all
         )
         serve_metrics(config, parts)
-        await parts.keeper.begin()
+        await parts.keeper.begin({one.pins.layout for one in predecessors.estates})
         parts.points.on_named = parts.keeper.follow
         variants = await _begin(config, parts, watch, predecessors)
     except BaseException:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -87,26 +87,31 @@ class Keeper:
         self._record = Record()
         self._slots = Slots((), time.monotonic)
         self._tables: Tables | None = None
-        self._told_points: Points | None = None
         self._looked_at = 0.0
         self._boxes: dict[str, tuple[Rule, tuple[Box, ...]]] = {}
         self._leaving: list[Left] = []
         self._former_layout = ""
         self._names: dict[int, str] = {}
 
-    async def begin(self) -> None:
-        """Put in force what the record holds; before anything is attached."""
-        record = self._file.read()
-        # Where that is another, our maps are new and have counted nothing yet.
+    async def begin(self, layouts: Collection[str]) -> None:
+        """Put in force what the record holds; before anything is attached.
+
+        *layouts* name the maps that agents before us have left, and that count on.
+        """
+        former = record = self._file.read()
         self._former_layout = record.layout
-        record = replace(record, layout=self._layout)
-        self._record = record
+        if record.layout not in layouts:
+            # What the rules had counted has gone with its maps, after it was told.
+            record = record.begun_anew(time.time_ns())
+        self._record = record = replace(record, layout=self._layout)
         self._slots = Slots((one.slot for one in record.rules.values()), time.monotonic)
         self._name_slots(record.rules.values())
         if not record.rules and not self._kernel.is_on:
             return
         async with self._turn:
             try:
+                if record != former:
+                    self._file.write(record)
                 await self._put(record.rules.values())
             except (RuleError, OSError) as error:
                 log.error(  # noqa: TRY400  # the place in our code says nothing here
@@ -297,10 +302,10 @@ class Keeper:
         for one in record.rules.values():
             if one.slot not in known:
                 self._kernel.clear(one.slot)
-        tables, points = await asyncio.to_thread(self._tables_of, record.rules.values())
+        tables = await asyncio.to_thread(self._tables_of, record.rules.values())
         await asyncio.to_thread(self._file.write, record)
         try:
-            await self._enforce(tables, points)
+            await self._enforce(tables)
         except OSError:
             await asyncio.to_thread(self._file.write, former)
             raise
@@ -308,17 +313,17 @@ class Keeper:
 
     async def _put(self, kept: Iterable[Kept]) -> None:
         self._allowed = await asyncio.to_thread(self._allow_list.look)
-        tables, points = await asyncio.to_thread(self._tables_of, kept)
-        await self._enforce(tables, points)
+        tables = await asyncio.to_thread(self._tables_of, kept)
+        await self._enforce(tables)
 
-    async def _enforce(self, tables: Tables, points: Points) -> None:
+    async def _enforce(self, tables: Tables) -> None:
         await asyncio.to_thread(self._kernel.put, tables)
-        self._tables, self._told_points = tables, points
+        self._tables = tables
         self._looked_at = time.monotonic()
         # Interfaces may have come while the tables were made.
         self.follow()
 
-    def _tables_of(self, kept: Iterable[Kept]) -> tuple[Tables, Points]:
+    def _tables_of(self, kept: Iterable[Kept]) -> Tables:
         points = self._points_now()
         by_name = {one.rule.name: one for one in kept}
         rules = in_order(one.rule for one in by_name.values())
@@ -327,7 +332,7 @@ class Keeper:
             Placed(rule, self._boxes[rule.name][1], by_name[rule.name].slot) for rule in rules
         ]
         anchor = self._anchor()
-        return tables_of(self._allowed.boxes, placed, points, anchor.jiffies_at), points
+        return tables_of(self._allowed.boxes, placed, points, anchor.jiffies_at)
 
     def _boxes_of(self, rule: Rule) -> tuple[Rule, tuple[Box, ...]]:
         """Those of the rule, which are not made again with every change of another."""
@@ -363,9 +368,9 @@ class Keeper:
             return
         former = self._allowed
         self._looked_at = time.monotonic()
-        if await self.look_at_allowed() != former:
-            tables, points = await asyncio.to_thread(self._tables_of, self._record.rules.values())
-            await self._enforce(tables, points)
+        if await self.look_at_allowed() != former or self._tables is None:
+            tables = await asyncio.to_thread(self._tables_of, self._record.rules.values())
+            await self._enforce(tables)
 
     async def _leave(self, gone: Sequence[Kept], state: str) -> None:
         if not gone:

@@ -88,6 +88,13 @@ class Record:
     # Of orders from the network, by the rule's name: serial and end.
     serials: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
+    def begun_anew(self, now_ns: int) -> Self:
+        """The same rules, which have counted nothing yet."""
+        rules = {
+            name: replace(one, since_ns=now_ns, before=NOTHING) for name, one in self.rules.items()
+        }
+        return replace(self, rules=rules)
+
     def changed(
         self, rules: Iterable[Kept], serials: Mapping[str, tuple[int, int]], now_ns: int
     ) -> Self:

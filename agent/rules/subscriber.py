@@ -19,9 +19,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from agent.rules.keeper import Change, Keeper, RefusedChange
+from agent.rules.keeper import Change, Keeper
 from agent.rules.record import Rejected
 from schemas.rules.allow import Allowed, conflicts
+from schemas.rules.rule import RuleError
 from schemas.rules.signed import TOPIC, Order, SignedError, Trusted, verified
 from service.broker import Broker, one_line
 from service.unpack import bound_client_library, payload_and_fault
@@ -186,6 +187,11 @@ class Subscriber:
             del put[name]
 
     async def _change(self, put: dict[str, Order], withdrawn: dict[str, Order]) -> None:
+        """Carry out all of it; of what cannot be, as little as possible is left out.
+
+        Raises:
+            OSError: there is no room for it now; whoever reads again finds it again.
+        """
         there = {one.rule.name for one in self.keeper.rules if one.origin == "network"}
         change = Change(
             put=[order.rule for order in put.values() if order.rule],
@@ -198,9 +204,20 @@ class Subscriber:
         )
         try:
             await self.keeper.change(change)
-        except (RefusedChange, OSError) as error:
-            for name in put | withdrawn:
-                self._reject(Rejected(name, "refused", str(error)))
+        except RuleError as error:
+            if len(put) + len(withdrawn) == 1:
+                for name in put | withdrawn:
+                    self._reject(Rejected(name, "refused", str(error)))
+                return
+            # One rule that does not fit must not keep others from being withdrawn.
+            if put and withdrawn:
+                await self._change({}, withdrawn)
+                await self._change(put, {})
+                return
+            for some in _halves(put):
+                await self._change(some, {})
+            for some in _halves(withdrawn):
+                await self._change({}, some)
 
     def _reject(self, rejected: Rejected) -> None:
         if not self.rejected_total[rejected.reason]:
@@ -229,6 +246,13 @@ def _cuts(orders: Iterable[Order], allowed: Allowed) -> dict[str, list[str]]:
         one.name: conflicts(one.rule, allowed) if one.rule and not one.despite_allowed else []
         for one in orders
     }
+
+
+def _halves(orders: dict[str, Order]) -> list[dict[str, Order]]:
+    """The two halves of several; of none, nothing."""
+    items = list(orders.items())
+    half = len(items) // 2
+    return [dict(items[:half]), dict(items[half:])] if items else []
 
 
 async def _past(consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:

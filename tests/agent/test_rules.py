@@ -239,3 +239,23 @@ def test_a_change_applies_as_a_whole_or_not_at_all(ruled, change):
     assert answer["code"] == 2, answer
     assert "\n" not in answer["error"]
     assert [one["name"] for one in ask(ruled, do="rules")["rules"]] == ["a"]
+
+
+def test_a_rule_whose_maps_have_gone_begins_to_count_anew_and_loses_nothing(wire, kafka):
+    first = Agent("--interface", wire.near.name, kafka=kafka).until_ready()
+    put(first, rule(reason="stays"))
+    sends(wire, 5)
+    assert first.stop() == 0  # which detaches
+    with agent("--interface", wire.near.name, kafka=kafka, name=first.name) as second:
+        sends(wire, 3)
+        (told,) = ask(second, do="rules")["rules"]
+        assert (told["reason"], told["over_packets"]) == ("stays", 3)
+        second.stop()
+    published = read_published(kafka, first.name)
+    counts = dict[int, int]()
+    for since, over in zip(
+        published.column("rule", "since"), published.column("rule", "over_packets"), strict=True
+    ):
+        counts[int(since)] = max(counts.get(int(since), 0), int(over))
+    assert sorted(counts.values()) == [3, 5]
+    assert int(published.column("ledger", "dropped_packets").sum()) == 8

@@ -216,6 +216,24 @@ def test_a_rule_without_an_end_or_that_cuts_off_the_broker_is_refused(obedient, 
     assert not names(obedient)
 
 
+def test_one_rule_that_does_not_fit_keeps_no_other_from_coming_or_going(obedient, signer):
+    going = a_rule(obedient)
+    signer.put(going)
+    wait_until(lambda: going.name in names(obedient), "the rule to come")
+    before = rejected(obedient, "refused")
+    # All boxes are taken by these, but for those of the allow list: the last ones find no room.
+    many = [a_rule(obedient, f"udp dst port {port}") for port in range(1, 140)]
+    values = {one.name: put(one, signer.key, nodes=[obedient.name]) for one in many}
+    values[going.name] = withdraw(going.name, signer.key, until_ns=going.until_ns)
+    signer.send(values)
+    wait_until(
+        lambda: len(names(obedient)) + rejected(obedient, "refused") - before == len(many),
+        "each to be there or refused",
+    )
+    assert len(names(obedient)) > 100
+    assert going.name not in names(obedient)
+
+
 def test_ten_thousand_signed_rules_are_obeyed_together(wire, own, signer):
     first = a_rule(own)
     rules = [

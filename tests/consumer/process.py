@@ -178,15 +178,24 @@ async def committed(kafka: str, group: str, topic: str = FLOWS) -> int | None:
 
 
 async def has_read_everything(kafka: str, group: str, topics: Sequence[str]) -> bool:
-    """Whether *group* has committed the end of every partition of *topics*."""
+    """Whether *group* has committed the end of every partition of *topics* that holds records."""
+    done = await _committed(kafka, group)
+    return all(
+        begin == end or done.get(partition, 0) == end
+        for partition, (begin, end) in (await held(kafka, topics)).items()
+    )
+
+
+async def held(kafka: str, topics: Sequence[str]) -> dict[TopicPartition, tuple[int, int]]:
+    """The first offset that each partition of *topics* holds, and the next that it will."""
     reader = AIOKafkaConsumer(*topics, bootstrap_servers=kafka)
     await reader.start()
     try:
+        begins = await reader.beginning_offsets(reader.assignment())
         ends = await reader.end_offsets(reader.assignment())
     finally:
         await reader.stop()
-    done = await _committed(kafka, group)
-    return all(done.get(partition, 0) == end for partition, end in ends.items())
+    return {partition: (begins[partition], end) for partition, end in ends.items()}
 
 
 async def _committed(kafka: str, group: str) -> dict[TopicPartition, int]:
@@ -208,14 +217,18 @@ async def create_topics(kafka: str, topics: Sequence[str], *, partitions: int) -
         await admin.close()
 
 
-async def delete_everything(kafka: str, topic: str) -> None:
-    """Delete the records of *topic*'s first partition, as its retention would."""
-    partition = TopicPartition(topic, 0)
+async def delete_everything(kafka: str, *topics: str) -> None:
+    """Delete the records of *topics*, as their retention would."""
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
-        # -1 is the end of the partition.
-        await admin.delete_records({partition: RecordsToDelete(before_offset=-1)})
+        await admin.delete_records(
+            {
+                partition: RecordsToDelete(before_offset=end)
+                for partition, (begin, end) in (await held(kafka, topics)).items()
+                if begin < end
+            }
+        )
     finally:
         await admin.close()
 

@@ -23,8 +23,6 @@ _RINGS = (libbpf.MAP_RINGBUF,)
 _RING_BYTES = 1 << 24
 _PERF_ARRAY = 4
 _SIZED_BY_LIBBPF = (_PERF_ARRAY,)
-# How sections of tc programs begin that libbpf 1 knows no type for: theirs have loaders of their own.
-_CLASSIFIER = b"classifier/"
 
 _Pointer = ctypes.c_void_p
 _PROTOTYPES: dict[str, tuple[Any, ...]] = {
@@ -112,8 +110,8 @@ def _choose(libbpf_1: ctypes.CDLL, opened: int, wanted: Wanted) -> int:
         is_it = not chosen and wanted.program.encode() in names
         libbpf_1.bpf_program__set_autoload(one, is_it)
         if is_it:
-            section = libbpf_1.bpf_program__section_name(one)
-            if not libbpf_1.bpf_program__type(one) and section.startswith(_CLASSIFIER):
+            # Sections like `tc_ingress` say nothing to libbpf 1; whoever has them has a loader that knows.
+            if not libbpf_1.bpf_program__type(one):
                 libbpf_1.bpf_program__set_type(one, libbpf.PROGRAM_TYPES["SCHED_CLS"])
             # Where it would be attached is nothing to a test run, and a tail call asks for equals.
             libbpf_1.bpf_program__set_expected_attach_type(one, 0)

@@ -43,9 +43,9 @@ def measure(scale: Scale) -> list[dict]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     peers = Peers()
     return [
-        *accounting.measure(peers, scale.peers, scale.pick(15, 3)),
-        *features.tables(peers, scale.pick(7, 3), scale.pick(7, 2)),
-        events(peers, scale.pick(31, 7)),
+        *accounting.measure(peers, scale.peers, scale.pick(11, 3)),
+        *features.tables(peers, scale.pick(7, 3), scale.pick(5, 2)),
+        events(peers, scale.pick(21, 7)),
         verified(),
     ]
 

@@ -34,7 +34,7 @@ PACKETS = 100_000
 FLOWS = 64
 IPERF_PORT = 5201
 BARE = "nothing attached"
-IDLE_S = 6.0
+IDLE_S = 4.0
 
 
 def measure(scale: Scale) -> list[dict]:
@@ -50,9 +50,9 @@ def measure(scale: Scale) -> list[dict]:
             "hookline at tcx": (loaded.fd("hook_ingress"), loaded.fd("hook_egress")),
         }
         return [
-            small_packets(one, attached, scale.pick(15, 3)),
-            programs_on_live_traffic(one, loaded, peers, scale.pick(9, 2)),
-            bulk(one, attached, scale.pick(5, 2)),
+            small_packets(one, attached, scale.pick(11, 3)),
+            programs_on_live_traffic(one, loaded, peers, scale.pick(7, 2)),
+            bulk(one, attached, scale.pick(3, 2)),
             *asyncio.run(with_kafka(one, scale)),
         ]
 

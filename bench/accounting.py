@@ -2,8 +2,8 @@
 """Full flow accounting beside what others do to a packet, from one flow to a million.
 
 Ours has all columns of a flow's row, observes sockets, and has rules on, of which none is there; as by
-default, it reports headers too, of each flow's first packet and of one packet in 1000.  Each program has maps that hold a million flows where there are so many, and those of its usual
-size elsewhere; hash maps of others always have room for two million.
+default, it reports headers too, of each flow's first packet and of one packet in 1000.  Where there are
+a million flows each program has maps that hold two, and those of their usual size elsewhere.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ FRAME = FRAMES["TCP 1500 B"]
 MILLION = 1_000_000
 SLOTS_PER_CPU = 1 << 21  # twice a million, a power of two
 OTHERS_FLOWS = 1 << 21
-OTHERS_FULL = 1 << 17
+OTHERS_USUAL = 1 << 17
 
 EXISTING = "existing flow"
 THOUSAND, MANY = "1,000 flows", "64,000 flows"
@@ -60,14 +60,19 @@ def measure(peers: Peers, wanted: Sequence[str], rounds: int) -> list[dict]:
             programs[BY_DEFAULT, kind] = of_ours(with_headers, kind, drivers[kind])
         for name, one in stack.enter_context(xdp_filters()).items():
             programs[name, "xdp"] = {EXISTING: run(one.fd, FRAME)}
-        roomy, full = Peers(flows=OTHERS_FLOWS), Peers(flows=OTHERS_FULL)
+        lru, wide_lru = Peers(flows=OTHERS_USUAL), Peers(flows=OTHERS_FLOWS)
         for number, (clock, kind) in enumerate((("", "xdp"), ("", "tc"), ("_clock", "tc"))):
             name = f"per-CPU LRU hash, {'clock' if clock else 'jiffies'}"
-            fds = [one.fd(f"lru{clock}_{kind}") for one in (roomy, full)]
-            programs[name, kind] = of_others(fds[0], drivers[kind], fds[1], number * MILLION // 3)
+            fds = [one.fd(f"lru{clock}_{kind}") for one in (lru, wide_lru)]
+            programs[name, kind] = of_others(fds[0], fds[1], drivers[kind]) | without_room(
+                fds[0], drivers[kind], number * MILLION // 3
+            )
         for text in wanted:
-            peer = stack.enter_context(program_of(Wanted.from_text(text)))
-            programs[peer.name, peer.kind] = of_others(peer.fd, drivers[peer.kind])
+            peer, wide_peer = (
+                stack.enter_context(program_of(Wanted.from_text(text), flows=flows))
+                for flows in (OTHERS_USUAL, OTHERS_FLOWS)
+            )
+            programs[peer.name, peer.kind] = of_others(peer.fd, wide_peer.fd, drivers[peer.kind])
         samples = interleave(
             {
                 (*named, one): work
@@ -108,21 +113,23 @@ def of_ours(
     return works
 
 
-def of_others(
-    fd: int, driver: Driver, full_fd: int = 0, begin: int = 0
-) -> dict[str, Callable[[], float]]:
-    """With room for all, and of *full_fd* with too little."""
-    works = {
+def of_others(fd: int, wide_fd: int, driver: Driver) -> dict[str, Callable[[], float]]:
+    """With room for as many as ours usually has, and *wide_fd* with room for more."""
+    return {
         EXISTING: run(fd, FRAME),
         THOUSAND: driver.over(fd, 1_000),
         MANY: driver.over(fd, 64_000),
-        ALL: driver.around(fd, MILLION),
-        NEW_WIDE: driver.onwards(fd, NEW_RUN),
+        ALL: driver.around(wide_fd, MILLION),
+        NEW_WIDE: driver.onwards(wide_fd, NEW_RUN),
     }
-    if full_fd:
-        works[TOO_MANY] = driver.around(full_fd, MILLION, begin=begin)
-        works[NEW_FULL] = driver.onwards(full_fd, NEW_RUN)
-    return works
+
+
+def without_room(fd: int, driver: Driver, begin: int) -> dict[str, Callable[[], float]]:
+    """Of a table that forgets flows where there is no room."""
+    return {
+        TOO_MANY: driver.around(fd, MILLION, begin=begin),
+        NEW_FULL: driver.onwards(fd, NEW_RUN),
+    }
 
 
 @contextmanager

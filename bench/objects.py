@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs of others, as their projects compile them: one out of an object file, by libbpf.
 
-Their maps are as the file has them, but pinned nowhere, and of a size where their loader would choose
-one.  Their constants are as in the file, which is what their loaders leave where no option is given.
+Their maps are as the file has them, but pinned nowhere, and those of flows have room for as many as
+are to be measured, which their loaders choose too.  Their constants are as in the file, which is what their loaders leave where no option is given.
 """
 
 import ctypes
@@ -17,12 +17,8 @@ from typing import Any
 from agent import libbpf
 
 KINDS = {libbpf.PROGRAM_TYPES["XDP"]: "xdp", libbpf.PROGRAM_TYPES["SCHED_CLS"]: "tc"}
-# Where an object leaves it to its loader how many flows there is room for.
-FLOWS = 1 << 20
-_RINGS = (libbpf.MAP_RINGBUF,)
+_HASHES = (1, 5, 9, 10)  # BPF_MAP_TYPE_HASH, _PERCPU_HASH, _LRU_HASH, _LRU_PERCPU_HASH
 _RING_BYTES = 1 << 24
-_PERF_ARRAY = 4
-_SIZED_BY_LIBBPF = (_PERF_ARRAY,)
 
 _Pointer = ctypes.c_void_p
 _PROTOTYPES: dict[str, tuple[Any, ...]] = {
@@ -82,15 +78,15 @@ def _library() -> ctypes.CDLL:
 
 
 @contextmanager
-def program_of(wanted: Wanted) -> Iterator[Program]:
-    """That program alone, loaded; it and its maps are gone at the end."""
+def program_of(wanted: Wanted, *, flows: int = 1 << 17) -> Iterator[Program]:
+    """That program alone, loaded, with room for *flows*; it and its maps are gone at the end."""
     libbpf_1 = _library()
     opened = libbpf_1.bpf_object__open_file(os.fsencode(wanted.path), None)
     if not opened:
         sys.exit(f"bench: {wanted.path}: {os.strerror(ctypes.get_errno())}")
     try:
         chosen = _choose(libbpf_1, opened, wanted)
-        _unpin(libbpf_1, opened)
+        _unpin(libbpf_1, opened, flows)
         if (failed := libbpf_1.bpf_object__load(opened)) < 0:
             sys.exit(f"bench: {wanted.path}: the kernel refuses it: {os.strerror(-failed)}")
         fd = libbpf_1.bpf_program__fd(chosen)
@@ -122,10 +118,12 @@ def _choose(libbpf_1: ctypes.CDLL, opened: int, wanted: Wanted) -> int:
     return chosen
 
 
-def _unpin(libbpf_1: ctypes.CDLL, opened: int) -> None:
+def _unpin(libbpf_1: ctypes.CDLL, opened: int, flows: int) -> None:
     one = None
     while one := libbpf_1.bpf_object__next_map(opened, one):
         libbpf_1.bpf_map__set_pin_path(one, None)
-        kind = libbpf_1.bpf_map__type(one)
-        if not libbpf_1.bpf_map__max_entries(one) and kind not in _SIZED_BY_LIBBPF:
-            libbpf_1.bpf_map__set_max_entries(one, _RING_BYTES if kind in _RINGS else FLOWS)
+        kind, count = libbpf_1.bpf_map__type(one), libbpf_1.bpf_map__max_entries(one)
+        if kind in _HASHES and (not count or count > flows):
+            libbpf_1.bpf_map__set_max_entries(one, flows)
+        elif kind == libbpf.MAP_RINGBUF and not count:
+            libbpf_1.bpf_map__set_max_entries(one, _RING_BYTES)

@@ -42,7 +42,7 @@ _XDP_FILTER = {
 Named = tuple[str, str]  # what, and xdp or tc
 
 
-def measure(peers: Peers, wanted: Sequence[str], rounds: int) -> list[dict]:
+def measure(peers: Peers, wanted: Sequence[Wanted], rounds: int) -> list[dict]:
     with ExitStack() as stack:
         usual = stack.enter_context(loaded(FULL))
         wide = stack.enter_context(loaded(FULL, slots_per_cpu=SLOTS_PER_CPU))
@@ -67,9 +67,9 @@ def measure(peers: Peers, wanted: Sequence[str], rounds: int) -> list[dict]:
             programs[name, kind] = of_others(fds[0], fds[1], drivers[kind]) | without_room(
                 fds[0], drivers[kind], number * MILLION // 3
             )
-        for text in wanted:
+        for one in wanted:
             peer, wide_peer = (
-                stack.enter_context(program_of(Wanted.from_text(text), flows=flows))
+                stack.enter_context(program_of(one, flows=flows))
                 for flows in (OTHERS_USUAL, OTHERS_FLOWS)
             )
             programs[peer.name, peer.kind] = of_others(peer.fd, wide_peer.fd, drivers[peer.kind])

@@ -20,6 +20,7 @@ from agent.ring import RingBuffer
 from bench import accounting, features
 from bench.driver import run
 from bench.frames import FRAMES
+from bench.objects import Wanted
 from bench.programs import Peers, hooks, instructions_verified
 from bench.rounds import cell, interleave, net, table
 from bench.subject import Scale, main
@@ -41,9 +42,10 @@ EVENT_RING_BYTES = 4096 * mmap.PAGESIZE
 
 def measure(scale: Scale) -> list[dict]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    wanted = [Wanted.from_text(one) for one in scale.peers]
     peers = Peers()
     return [
-        *accounting.measure(peers, scale.peers, scale.pick(11, 3)),
+        *accounting.measure(peers, wanted, scale.pick(11, 3)),
         *features.tables(peers, scale.pick(7, 3), scale.pick(5, 2)),
         events(peers, scale.pick(21, 7)),
         verified(),

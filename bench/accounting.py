@@ -102,7 +102,7 @@ def of_ours(
         EXISTING: run(fd, FRAME),
         THOUSAND: usual.drained(driver.over(fd, 1_000)),
         MANY: usual.drained(driver.over(fd, 64_000)),
-        TOO_MANY: usual.drained(driver.around(fd, MILLION)),
+        TOO_MANY: usual.drained(driver.around(fd, MILLION, NEW_RUN)),
         NEW: usual.emptied(driver.onwards(fd, NEW_RUN)),
         NEW_FULL: evicting(usual, driver, fd),
     }
@@ -127,7 +127,7 @@ def of_others(fd: int, wide_fd: int, driver: Driver) -> dict[str, Callable[[], f
 def without_room(fd: int, driver: Driver, begin: int) -> dict[str, Callable[[], float]]:
     """Of a table that forgets flows where there is no room."""
     return {
-        TOO_MANY: driver.around(fd, MILLION, begin=begin),
+        TOO_MANY: driver.around(fd, MILLION, NEW_RUN, begin=begin),
         NEW_FULL: driver.onwards(fd, NEW_RUN),
     }
 

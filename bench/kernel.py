@@ -45,8 +45,8 @@ def measure(scale: Scale) -> list[dict]:
     wanted = [Wanted.from_text(one) for one in scale.peers]
     peers = Peers()
     return [
-        *accounting.measure(peers, wanted, scale.pick(11, 3)),
-        *features.tables(peers, scale.pick(7, 3), scale.pick(5, 2)),
+        *accounting.measure(peers, wanted, scale.pick(7, 3)),
+        *features.tables(peers, scale.pick(5, 3), scale.pick(5, 2)),
         events(peers, scale.pick(21, 7)),
         verified(),
     ]

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from bench.report import write_report
+from bench.subject import add_peers
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -43,6 +44,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "consumer": ("--rows", "5000000", "--rounds", "3"),
 }
 QUICK = {"consumer": ("--rows", "500000", "--rounds", "2")}
+TAKE_PEERS = ("kernel",)
 
 
 def main() -> int:
@@ -75,6 +77,7 @@ def parse() -> argparse.Namespace:
         "--minutes", type=float, default=1.0, help="length of the soak (default: 1)"
     )
     parser.add_argument("--kafka-engine", metavar="DIR", help="see python -m bench.consumer --help")
+    add_peers(parser)
     parser.add_argument("--results", type=Path, metavar="FILE", help="another file of results")
     parser.add_argument("--report", action="store_true", help="write the tables into docs/")
     arguments = parser.parse_args()
@@ -93,8 +96,9 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
     )
     if ended.returncode:
         sys.exit(f"bench: {name} failed with {ended.returncode}")
-    # Where this machine keeps the peer is of no interest to others.
-    shown = ["DIR" if word == arguments.kafka_engine else word for word in command]
+    # Where this machine keeps the peers is of no interest to others.
+    places = {one: _without_folder(one) for one in arguments.peer} | {arguments.kafka_engine: "DIR"}
+    shown = [places.get(word, word) for word in command]
     about = {
         "command": " ".join(shown),
         "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
@@ -110,7 +114,14 @@ def flags(name: str, arguments: argparse.Namespace) -> tuple[str, ...]:
         engine = ("--kafka-engine", arguments.kafka_engine) if arguments.kafka_engine else ()
         return (*own, *engine)
     quick = ("--quick",) if arguments.quick else ()
+    if name in TAKE_PEERS:
+        return (*quick, *(word for one in arguments.peer for word in ("--peer", one)))
     return (*quick, "--minutes", f"{arguments.minutes:g}") if name == "memory" else quick
+
+
+def _without_folder(peer: str) -> str:
+    name, _, file = peer.partition("=")
+    return f"{name}={file.rpartition('/')[2]}"
 
 
 def machine() -> dict[str, object]:

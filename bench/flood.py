@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Send small UDP packets as fast as one CPU can: `python -m bench.flood ADDRESS PORT FLOWS`.
 
-Each line on standard input is a number of packets; the answer is how many nanoseconds of CPU
-one packet took, with everything the kernel did for it on this CPU up to the receiver's socket.
+Each line on standard input is `PACKETS [PACKETS_A_SECOND [PACKETS_AT_ONCE]]`; the answer is how many
+nanoseconds of CPU one packet took, with everything the kernel did for it on this CPU up to the
+receiver's socket.
 """
 
 import ctypes
@@ -40,20 +41,22 @@ def main() -> None:
     for one in sockets:
         one.connect((address, port))
     for line in sys.stdin:
-        print(send([one.fileno() for one in sockets], int(line)), flush=True)
+        print(send([one.fileno() for one in sockets], *map(int, line.split())), flush=True)
 
 
-def send(fds: list[int], packets: int) -> float:
+def send(fds: list[int], packets: int, rate: int = 0, burst: int = BURST) -> float:
     sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
     vector = _Vector(PAYLOAD, len(PAYLOAD))
     messages = (_Message * BURST)(
         *[_Message(vectors=ctypes.pointer(vector), vector_count=1)] * BURST
     )
-    sent = 0
+    sent, first = 0, time.monotonic()
     began = time.process_time_ns()
     while sent < packets:
         for fd in fds:
-            sent += max(0, sendmmsg(fd, messages, BURST, 0))
+            sent += max(0, sendmmsg(fd, messages, burst, 0))
+            if rate:
+                time.sleep(max(0.0, first + sent / rate - time.monotonic()))
     return (time.process_time_ns() - began) / sent
 
 

@@ -33,7 +33,7 @@ def _tcp(flags: int, options: bytes, payload_bytes: int = 0) -> bytes:
     return header + options + bytes(payload_bytes)
 
 
-def udp(payload_bytes: int, port: int = 53, payload: bytes = b"") -> bytes:
+def udp(payload_bytes: int, port: int = 9, payload: bytes = b"") -> bytes:
     payload = payload or bytes(payload_bytes)
     return struct.pack("!HHHH", 40000, port, 8 + len(payload), 0) + payload
 

@@ -5,7 +5,8 @@
 
 Small UDP packets as fast as one CPU sends them, and bulk TCP with iperf3, over one veth pair:
 without anything, with an empty program at tcx, and with hookline at tcx, both directions each.
-The agent's own share of a CPU is measured with the real agent, publishing to a real Kafka.
+What programs take of those packets is what the kernel's statistics say.  The agent's own share of a CPU
+is measured with the real agent, publishing to a real Kafka, and so are other flow agents beside it.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent import libbpf
+from bench.bpf_stats import programs_on_live_traffic
+from bench.collectors import side_by_side
 from bench.link import Link, link
 from bench.processes import agent, cpu_seconds
 from bench.programs import Peers, hooks, know
@@ -31,13 +34,14 @@ PACKETS = 100_000
 FLOWS = 64
 IPERF_PORT = 5201
 BARE = "nothing attached"
-IDLE_S = 10.0
+IDLE_S = 4.0
 
 
 def measure(scale: Scale) -> list[dict]:
     with link() as one, hooks(sample_one_in=1000, sample_first=True) as loaded:
         know(loaded.plan, one.ifindex)
-        empty = Peers().fd("empty_tc")
+        peers = Peers()
+        empty = peers.fd("empty_tc")
         attached = {
             BARE: (),
             # What differs between these two is noise.
@@ -46,9 +50,10 @@ def measure(scale: Scale) -> list[dict]:
             "hookline at tcx": (loaded.fd("hook_ingress"), loaded.fd("hook_egress")),
         }
         return [
-            small_packets(one, attached, scale.pick(41, 7)),
-            bulk(one, attached, scale.pick(13, 2)),
-            asyncio.run(shares(one, scale)),
+            small_packets(one, attached, scale.pick(11, 3)),
+            programs_on_live_traffic(one, loaded, peers, scale.pick(7, 2)),
+            bulk(one, attached, scale.pick(3, 2)),
+            *asyncio.run(with_kafka(one, scale)),
         ]
 
 
@@ -140,11 +145,18 @@ def iperf(one: Link) -> tuple[float, float]:
     return busy, end["sum_received"]["bytes"] / 1e9
 
 
-async def shares(one: Link, scale: Scale) -> dict:
-    """What the agent itself needs, of one CPU."""
+async def with_kafka(one: Link, scale: Scale) -> list[dict]:
     with tempfile.TemporaryDirectory(prefix="hookline-bench-") as directory:
         async with Kafka(Path(directory)) as kafka:
-            rows = await asyncio.to_thread(agent_shares, one, kafka.bootstrap, scale)
+            return [
+                await asyncio.to_thread(shares, one, kafka.bootstrap, scale),
+                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(5, 2)),
+            ]
+
+
+def shares(one: Link, kafka: str, scale: Scale) -> dict:
+    """What the agent itself needs, of one CPU."""
+    rows = agent_shares(one, kafka, scale)
     return table("The agent's share of one CPU", ["traffic", "packets a second", "CPU %"], rows)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from agent import libbpf
 from agent.maps import SharedMaps
-from agent.plan import INTERFACE_SLOTS, Plan, remove_all, root_of
+from agent.plan import INTERFACE_SLOTS, Plan, Report, remove_all, root_of
 from agent.programs import load
 from agent.sources import SOURCE_PATH
 from schemas.control import INTERFACE_ENTRY
@@ -37,6 +37,7 @@ class Hooks:
 
     plan: Plan
     maps: SharedMaps
+    report: Report
     fds: dict[str, int] = field(default_factory=dict)
 
     def fd(self, name: str) -> int:
@@ -55,6 +56,7 @@ def a_plan(
     tunnels: str = "inner",
     dns_ports: tuple[int, ...] = (),
     tls: bool = False,
+    cgroup: str = "",
 ) -> Plan:
     """A plan with a name of its own that attaches nothing."""
     return Plan(
@@ -70,6 +72,7 @@ def a_plan(
         vxlan_ports=(4789,),
         dns_ports=dns_ports,
         tls=tls,
+        cgroup=cgroup,
     )
 
 
@@ -77,10 +80,10 @@ def a_plan(
 def hooks(**options: Any) -> Iterator[Hooks]:
     """Programs and maps of their own, which know the loopback interface; unpinned at the end."""
     plan = a_plan(**options)
-    asyncio.run(load(plan))
+    report = asyncio.run(load(plan))
     try:
         know(plan, LOOPBACK)
-        yield (one := Hooks(plan, SharedMaps.of(plan)))
+        yield (one := Hooks(plan, SharedMaps.of(plan), report))
         for fd in one.fds.values():
             os.close(fd)
     finally:

@@ -18,11 +18,10 @@ import numpy as np
 
 from agent import libbpf
 from bench.changes import changes
-from bench.driver import Driver
+from bench.driver import Driver, run
 from bench.droppers import live
 from bench.ends import an_end, namespace
 from bench.frames import FRAMES
-from bench.kernel import run
 from bench.programs import Peers
 from bench.rounds import Samples, cell, interleave, net, table
 from bench.ruled import BETWEEN, DISTANCE, FIRST, LEAP, enforced, listed, ruled

@@ -10,8 +10,8 @@ round.  A plain packet stands beside them, since all features are loaded while i
 import os
 import struct
 
+from bench.driver import run
 from bench.frames import ethernet, ipv4, ipv6, udp
-from bench.kernel import run
 from bench.programs import Peers, hooks
 from bench.rounds import cell, interleave, net, table
 from bench.subject import Scale, main

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel's own statistics say a program took, of packets that really came in.
+
+Unlike a test run this has between two packets whatever the kernel does for one, and at a low rate
+also what others left in the caches.  Reading the clock is in it, so an empty program stands beside.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent import libbpf
+from bench.link import Link
+from bench.programs import Hooks, Peers
+from bench.rounds import cell, interleave, net, table
+from bench.sink import sink
+
+_SWITCH = Path("/proc/sys/kernel/bpf_stats_enabled")
+FLOWS = 64
+# Packets of one measurement, how many a second (0: as fast as it goes), and how many at once.
+LOADS = {"as fast as one CPU sends": (50_000, 0, 32), "10,000 packets a second": (1_500, 10_000, 1)}
+EMPTY = "an empty program"
+
+
+@contextmanager
+def bpf_stats() -> Iterator[None]:
+    """While the kernel keeps them; as it was before at the end."""
+    before = _SWITCH.read_text()
+    _SWITCH.write_text("1")
+    try:
+        yield
+    finally:
+        _SWITCH.write_text(before)
+
+
+def ran(fd: int) -> tuple[int, int]:
+    """Nanoseconds that a program has run since it is there, and how many times."""
+    text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    lines = dict(line.split(":\t") for line in text.splitlines())
+    return int(lines["run_time_ns"]), int(lines["run_cnt"])
+
+
+def programs_on_live_traffic(one: Link, loaded: Hooks, peers: Peers, rounds: int) -> dict:
+    kinds = {"XDP": ("xdp", "hook_xdp"), "tcx": ("tc", "hook_ingress")}
+    with (
+        sink(one.address) as port,
+        one.start("bench.flood", one.address, str(port), str(FLOWS)) as flood,
+        bpf_stats(),
+    ):
+        variants = {}
+        for kind, (suffix, hook) in kinds.items():
+            programs = {
+                EMPTY: peers.fd(f"empty_{suffix}"),
+                "per-CPU LRU hash, jiffies": peers.fd(f"lru_{suffix}"),
+                "hookline": loaded.fd(hook),
+            }
+            for name, fd in programs.items():
+                for load, how in LOADS.items():
+                    variants[name, kind, load] = attached_run(one, fd, kind, flood, how)
+        samples = interleave(variants, rounds)
+        flood.stdin.close()
+    rows = []
+    for kind in kinds:
+        nothing = [cell(samples[EMPTY, kind, load], 0) for load in LOADS]
+        rows.append([f"{EMPTY}, {kind}, with reading the clock", *nothing])
+        for name in list(programs)[1:]:
+            nets = [net(samples, (name, kind, one), (EMPTY, kind, one)) for one in LOADS]
+            rows.append([f"{name}, {kind}, beyond that", *(cell(values, 0) for values in nets)])
+    title = f"What programs take of live packets of {FLOWS} flows, by the kernel's statistics"
+    return table(title, ["ns a packet", *LOADS], rows)
+
+
+def attached_run(
+    one: Link, fd: int, kind: str, flood: subprocess.Popen[str], how: tuple[int, int, int]
+) -> Callable[[], float]:
+    """Nanoseconds that a program takes of a packet where it is attached."""
+    place = (
+        (libbpf.BPF_XDP, libbpf.XDP_FLAGS_DRV_MODE)
+        if kind == "XDP"
+        else (libbpf.BPF_TCX_INGRESS, 0)
+    )
+
+    def attach_and_run() -> float:
+        link = libbpf.create_link(fd, one.ifindex, place[0], flags=place[1])
+        try:
+            before = ran(fd)
+            flood.stdin.write(" ".join(map(str, how)) + "\n")
+            flood.stdin.flush()
+            flood.stdout.readline()
+            took, count = (b - a for a, b in zip(before, ran(fd), strict=True))
+        finally:
+            os.close(link)
+        return took / count
+
+    return attach_and_run

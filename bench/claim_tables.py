@@ -18,7 +18,7 @@ from bench.observers import (
 )
 from bench.rounds import Cell, cell, table
 
-RATE, CONNECTS = 10_000, 3_000
+RATE, CONNECTS = 10_000, 2_000
 LADDER = (2_000, 5_000, 20_000)
 STAY, CLOSE = "stay", "close"
 FEW = (BARE, OURS_TWICE, PROXY, PROXY_TWICE)

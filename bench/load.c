@@ -31,6 +31,8 @@
 
 #define SECOND_NS	 1000000000LL
 #define MOST_CONNECTIONS 4096
+/* Of those that are due at once, so many go out before answers are looked for. */
+#define BURST 16
 /* An answer with its header; ours are of some 400 bytes. */
 #define ANSWER_BYTES 4096
 /* A value is in a bucket no wider than a 128th of it. */
@@ -241,7 +243,7 @@ static void run(double rate, int count_connections, int64_t begins_ns)
 			open_connection(&connections[at], true);
 	}
 	for (; now < ends_ns; now = now_ns()) {
-		while (idle_count && due_ns <= now) {
+		for (int burst = 0; burst < BURST && idle_count && due_ns <= now; burst++) {
 			begin(idle[--idle_count], rate ? due_ns : now);
 			number++;
 			due_ns = rate ? begins_ns + (int64_t)(number * (SECOND_NS / rate)) : now;

@@ -43,7 +43,7 @@ def compiled(folder: Path) -> Path:
 
 def asked(program: Path, node: Node, rate: int, seconds: float, *, closes: bool) -> Answers:
     """So many requests a second; each on a connection of its own if it *closes*."""
-    words = (SERVER_ADDRESS, PORT, rate, CONNECTIONS * (16 if closes else 1), WARM_S, seconds)
+    words = (SERVER_ADDRESS, PORT, rate, CONNECTIONS * (4 if closes else 1), WARM_S, seconds)
     text, cpu_s = _run(node, str(program), *map(str, words), "close" if closes else "keep")
     return from_load(text, cpu_s)
 

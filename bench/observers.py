@@ -94,7 +94,7 @@ def hookline(*flags: str, ends: int = 1, has_rules: bool = False) -> Observer:
                 pid = stack.enter_context(_an_agent(node, folder, kafka, *flags))
                 if has_rules:
                     _add_rules(agent_name(node))
-                site.observed_by(pid, node)
+                stack.enter_context(site.observed_by(pid, node))
             yield
 
     return Observer(begin)
@@ -127,8 +127,10 @@ def _add_rules(name: str) -> None:
 @contextmanager
 def _watched(site: Site, _folder: Path, _kafka: str) -> Iterator[None]:
     where = (site.server.namespace, site.server.interface)
-    with started("bench.watcher", *where, ready="ready") as pid:
-        site.observed_by(pid, site.server)
+    with (
+        started("bench.watcher", *where, ready="ready") as pid,
+        site.observed_by(pid, site.server),
+    ):
         yield
 
 
@@ -151,11 +153,11 @@ def _nflogged(site: Site, _folder: Path, _kafka: str) -> Iterator[None]:
     batches = ("--nflog-group", group, "--nflog-size", "64", "--nflog-threshold", "64")
     _each_packet(site.server, "NFLOG", *batches)
     reader = ("tcpdump", "-i", f"nflog:{group}", "-s", "64", "-Z", "root", "-w", os.devnull)
-    with site.server.running(*reader) as process:
-        site.observers.append(process.pid)
-        site.server.pids.remove(process.pid)
+    with (
+        site.server.running(*reader, is_server=False) as process,
+        site.observed_by(process.pid, site.server),
+    ):
         yield
-        site.server.pids.append(process.pid)
 
 
 def _each_packet(node: Node, *target: str) -> None:

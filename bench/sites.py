@@ -44,7 +44,7 @@ http {{
 
 @dataclass(slots=True)
 class Node:
-    """A namespace, its interface, its CPU, and the processes on it that count."""
+    """A namespace, its interface, its CPU, and the processes that serve on it."""
 
     namespace: str
     interface: str
@@ -63,14 +63,14 @@ class Node:
             return subprocess.Popen(self.group.command(*pinned), **options)
 
     @contextmanager
-    def running(self, *command: str) -> Iterator[subprocess.Popen]:
-        """A server or a reader on this node, whose CPU counts."""
+    def running(self, *command: str, is_server: bool = True) -> Iterator[subprocess.Popen]:
+        """A program on this node until the block is left; the CPU of one that serves counts."""
         process = self.start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.pids.append(process.pid)
+        if is_server:
+            self.pids.append(process.pid)
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGCONT)
             process.terminate()
             process.wait()
 
@@ -82,12 +82,16 @@ class Site:
     client: Node
     server: Node
     observers: list[int] = field(default_factory=list)  # processes that are there to observe
-    is_frozen: bool = False
 
-    def observed_by(self, pid: int, node: Node) -> None:
+    @contextmanager
+    def observed_by(self, pid: int, node: Node) -> Iterator[None]:
         """That process, started elsewhere, belongs to *node* of this site."""
         pin(pid, node.cpu)
         self.observers.append(pid)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)  # so that it can end
 
     def freeze(self) -> None:
         for pid in self.observers:

@@ -19,7 +19,7 @@ from bench.observers import (
 from bench.rounds import Cell, cell, table
 
 RATE, CONNECTS = 10_000, 2_000
-LADDER = (2_000, 5_000, 20_000)
+LADDER = (2_000, 20_000)
 STAY, CLOSE = "stay", "close"
 FEW = (BARE, OURS_TWICE, PROXY, PROXY_TWICE)
 SATURATED = (BARE, OURS_TWICE, EVENTS, NFT, LOG, PROXY, PROXY_TWICE)
@@ -58,9 +58,13 @@ def all_of(
         added(at_10k, times),
         by_rate(at_10k, ladder),
         connects(ladder, times),
-        *([saturation(full, skipped)] if full else []),
-        *([cpus(full)] if full else []),
+        *([saturation(full, skipped), cpus(full)] if full else [nothing(skipped["wrk"])]),
     ]
+
+
+def nothing(why: str) -> dict:
+    """What stands for tables that cannot be measured here."""
+    return table("Not measured here", ["", "why"], [["a program is missing", why]])
 
 
 def at_rate(runs: Runs, skipped: dict[str, str]) -> dict:

@@ -76,7 +76,11 @@ class Observer:
     def why_not(self) -> str:
         """Why it cannot be measured here; empty where it can."""
         missing = [name for name in self.programs if shutil.which(name) is None]
-        return f"not installed: apt-get install {self.package}" if missing else ""
+        return not_installed(self.package) if missing else ""
+
+
+def not_installed(*packages: str) -> str:
+    return f"not installed: apt-get install {' '.join(packages)}"
 
 
 @contextmanager
@@ -137,10 +141,10 @@ def _watched(site: Site, _folder: Path, _kafka: str) -> Iterator[None]:
 @contextmanager
 def _logged(site: Site, _folder: Path, _kafka: str) -> Iterator[None]:
     """A line in the kernel's log for each packet, which nobody reads here."""
+    _each_packet(site.server, "LOG", "--log-level", "debug")
     was = _LOG_ALL.read_text()
     _LOG_ALL.write_text("1")  # else only the first namespace may
     try:
-        _each_packet(site.server, "LOG", "--log-level", "debug")
         yield
     finally:
         _LOG_ALL.write_text(was)

@@ -7,7 +7,6 @@ until it is that one's turn.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -142,8 +141,6 @@ def a_site(number: int, folder: Path) -> Iterator[Site]:
 
 @contextmanager
 def web_server(node: Node, folder: Path) -> Iterator[None]:
-    if shutil.which("nginx") is None:
-        raise SystemExit("nginx, the web server of this, is not installed: deploy/setup.sh --bench")
     own = folder / node.namespace
     own.mkdir()
     text = _NGINX.format(folder=own, port=PORT, answer="x" * ANSWER_BYTES)

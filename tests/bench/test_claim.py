@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from bench import claim, load
 from bench import claim_tables as tables
-from bench import load
 from bench.claim_tables import CLOSE, STAY, Found
 from bench.load import Answers
 from bench.observers import BARE, OBSERVERS, PROXY, Observer
@@ -177,3 +177,11 @@ def test_a_peer_that_is_missing_is_said_to_be():
     assert rows[PROXY][0] == "not installed: apt-get install no-such-package"
     assert rows[BARE][-1]["median"] == 0
     assert list(rows) == list(OBSERVERS)
+
+
+def test_without_a_web_server_nothing_is_measured_and_the_remedy_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+
+    (table,) = claim.measure(claim.Scale(rounds=1, few_rounds=1, seconds=0.1))
+
+    assert table["rows"][0][1] == "not installed: apt-get install nginx-light clang"

@@ -53,7 +53,8 @@ lock: dev ## pin what pyproject.toml asks for; make lock ARGS=--upgrade for newe
 	$(bin)/pip-compile $(ARGS) --build-deps-for editable -o requirements.lock pyproject.toml
 	$(bin)/pip-compile $(ARGS) --build-deps-for editable --extra dev -o requirements-dev.lock -c requirements.lock pyproject.toml
 
-bench: dev ## measure; every number in docs/ comes from here
+bench: ## measure; every number in docs/ comes from here
+	@deploy/setup.sh --bench
 	$(bin)/python -m bench $(ARGS)
 
 clean: ## remove what setup and the tools made

@@ -26,6 +26,7 @@ RESULTS = ROOT / "bench" / "results"
 # A subject is a module beside this one that prints one JSON object, here with its usual flags.
 # Those of our own take --quick and --minutes; the others say how to be quick themselves.
 SUBJECTS: dict[str, tuple[str, ...]] = {
+    "claim": (),
     "kernel": (),
     "shapes": (),
     "ring": (),

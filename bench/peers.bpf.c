@@ -168,6 +168,12 @@ int lru_clock_tc(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+static __always_inline void fill(struct sample *sample, struct packet *packet)
+{
+	sample->key = packet->key;
+	sample->bytes = packet->bytes;
+}
+
 int event_tc(struct __sk_buff *skb)
 {
 	struct packet packet = {};
@@ -177,9 +183,23 @@ int event_tc(struct __sk_buff *skb)
 	sample = events.ringbuf_reserve(sizeof(*sample));
 	if (!sample)
 		return TC_ACT_UNSPEC;
-	sample->key = packet.key;
-	sample->bytes = packet.bytes;
+	fill(sample, &packet);
 	events.ringbuf_submit(sample, BPF_RB_NO_WAKEUP);
+	return TC_ACT_UNSPEC;
+}
+
+/* The same for a reader that is to be woken whenever it has read all. */
+int event_wake_tc(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct sample *sample;
+
+	parse_skb(skb, &packet);
+	sample = events.ringbuf_reserve(sizeof(*sample));
+	if (!sample)
+		return TC_ACT_UNSPEC;
+	fill(sample, &packet);
+	events.ringbuf_submit(sample, 0);
 	return TC_ACT_UNSPEC;
 }
 

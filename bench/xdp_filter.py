@@ -48,7 +48,7 @@ def xdp_filter(end: End, count: int) -> Iterator[int]:
         values = np.full((count, CPUS), _SRC, np.uint64)
         with libbpf.opened(_PINS / "filter_ipv4") as fd:
             libbpf.update_elements(fd, keys, values)
-        fd = _opened_by_id(_program_at(end))
+        fd = opened_by_id(_program_at(end))
         yield fd
         os.close(fd)
     finally:
@@ -65,7 +65,7 @@ def _program_at(end: End) -> int:
     return int(json.loads(text)[0]["xdp"]["prog"]["id"])
 
 
-def _opened_by_id(number: int) -> int:
+def opened_by_id(number: int) -> int:
     fd: int = ctypes.CDLL("libbpf.so.1").bpf_prog_get_fd_by_id(number)
     if fd < 0:
         raise OSError(-fd, f"bpf_prog_get_fd_by_id: {os.strerror(-fd)}", f"program {number}")

@@ -5,6 +5,7 @@
 #
 #   deploy/setup.sh          to run it: Debian packages, .venv, Kafka's jars in .kafka/libs
 #   deploy/setup.sh --dev    to test and check it too
+#   deploy/setup.sh --bench  to measure it too, beside what others have made
 #
 # What is there already is left alone, so a second run takes well under a second and needs
 # neither root nor network.  When something is wrong, one line says what and how to mend it;
@@ -22,6 +23,8 @@ readonly DEV_PACKAGES=(
 	bind9-dnsutils clang clang-format curl ethtool git iperf3 make openssl procps
 	shellcheck systemd tcpdump tshark
 )
+# What is measured beside ours.  Each can be missing: then its rows say so.
+readonly BENCH_PACKAGES=(haproxy iptables nftables nginx-light pmacct wrk xdp-tools)
 
 die() {
 	echo "setup: $*" >&2
@@ -75,9 +78,17 @@ install_packages() {
 		die "apt-get not found: setup knows Debian and Ubuntu only, install by hand: $*"
 	[[ $EUID -eq 0 ]] || die "must be root to install: $*"
 	export DEBIAN_FRONTEND=noninteractive
-	fetching "Debian's lists of packages" apt-get update -q
+	fetch_lists
 	hold_services
 	fetching "$*" apt-get install -q -y --no-install-recommends "$@"
+}
+
+has_lists=
+
+fetch_lists() {
+	[[ -z $has_lists ]] || return 0
+	fetching "Debian's lists of packages" apt-get update -q
+	has_lists=yes
 }
 
 # A package that brings a server may start it when installed; the tests only want the program.
@@ -98,6 +109,21 @@ setup_packages() {
 	has_java || missing+=(default-jre-headless)
 	if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
 	has_java || die "java is older than 17, which Kafka needs: install openjdk-17-jre-headless or newer"
+}
+
+setup_bench_packages() {
+	local package
+	local -a missing known=()
+	mapfile -t missing < <(missing_packages "${BENCH_PACKAGES[@]}")
+	if ((${#missing[@]})) && [[ $EUID -eq 0 ]]; then (fetch_lists) && has_lists=yes; fi
+	for package in "${missing[@]}"; do
+		if apt-cache show "$package" >>"$LOG" 2>&1; then known+=("$package"); else
+			echo "setup: this distribution has no $package: what is measured beside it is left out" >&2
+		fi
+	done
+	((${#known[@]})) || return 0
+	(install_packages "${known[@]}") ||
+		echo "setup: going on without ${known[*]}: what is measured beside them is left out" >&2
 }
 
 # A short name for what is read: other input gives another name.
@@ -170,11 +196,12 @@ setup_class_archive() {
 }
 
 main() {
-	local group=runtime
+	local group=runtime peers=no
 	case ${1-} in
 	'') ;;
 	--dev) group=dev ;;
-	*) die "unknown argument $1: only --dev is known" ;;
+	--bench) group=dev peers=yes ;;
+	*) die "unknown argument $1: only --dev and --bench are known" ;;
 	esac
 	check_kernel
 	# One setup at a time: the log doubles as the lock.
@@ -182,6 +209,7 @@ main() {
 	exec 9>>"$LOG"
 	flock 9
 	setup_packages "$group"
+	if [[ $peers == yes ]]; then setup_bench_packages; fi
 	setup_venv "$group"
 	setup_jars
 	setup_class_archive

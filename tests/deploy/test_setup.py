@@ -44,9 +44,11 @@ class Machine:
         for command in commands:
             (self.commands / command).symlink_to(shutil.which(command))
 
-    def setup(self, path: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+    def setup(
+        self, path: str, *arguments: str, user: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["/bin/bash", str(self.folder / "deploy" / "setup.sh")],
+            ["/bin/bash", str(self.folder / "deploy" / "setup.sh"), *arguments],
             env={"PATH": f"{self.commands}:{path}"},
             user=user,
             capture_output=True,
@@ -127,6 +129,26 @@ def test_a_missing_network_is_told_in_one_line_and_the_noise_goes_to_a_file(mach
         f"see the end of {log}\n"
     )
     assert "Temporary failure resolving" in log.read_text()
+
+
+@needs_root
+def test_what_is_measured_beside_ours_may_be_missing(machine):
+    machine.answer("dpkg-query", 'shift 3; printf "installed %s\\n" "$@" | grep -v -e wrk -e nginx')
+    machine.answer("apt-get", '[ "$1" = update ]')
+    machine.answer("apt-cache", '[ "$2" != wrk ]')
+    machine.answer("mvn", "exit 1")
+    (machine.folder / ".venv").symlink_to(machine.folder)
+
+    ended = machine.setup("/usr/bin:/bin", "--bench")
+
+    # It went on to the next step.
+    assert "Kafka's jars" in ended.stderr
+    assert "setup: this distribution has no wrk: what is measured beside it is left out" in (
+        ended.stderr
+    )
+    assert "setup: going on without nginx-light: what is measured beside them is left out" in (
+        ended.stderr
+    )
 
 
 def test_an_environment_that_is_shared_by_a_link_is_left_as_it_is(machine, tmp_path):

@@ -185,3 +185,20 @@ def test_without_a_web_server_nothing_is_measured_and_the_remedy_is_named(monkey
     (table,) = claim.measure(claim.Scale(rounds=1, few_rounds=1, seconds=0.1))
 
     assert table["rows"][0][1] == "not installed: apt-get install nginx-light clang"
+
+
+def test_tables_are_made_of_what_could_be_measured():
+    skipped = {name: "not installed" for name, one in OBSERVERS.items() if one.programs}
+    here = [name for name in OBSERVERS if name not in skipped]
+    at_10k, ladder = {}, {}
+    for name in here:
+        at_10k |= runs_of(name, STAY, 300, 320)
+        for kind in (CLOSE, *(f"{rate:,}" for rate in tables.LADDER)):
+            ladder |= runs_of(name, kind, 300, 320)
+    times = {(name, kind): [10.0, 12.0] for name in tables.CLOCKED for kind in (STAY, CLOSE)}
+
+    made = tables.all_of(at_10k, ladder, {}, times, {**skipped, "wrk": "not installed"})
+
+    assert {BARE, PROXY} <= {row[0] for row in made[0]["rows"]}
+    assert all(len(row) == len(one["columns"]) for one in made for row in one["rows"])
+    assert made[-1]["rows"] == [["a program is missing", "not installed"]]

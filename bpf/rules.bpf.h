@@ -3,11 +3,13 @@
  * Rules: which packets go no further.
  *
  *  1. Without rules, one lookup says so, and that is all a packet pays.
- *  2. Else it goes on in a program of its own: what that does would multiply with all paths through
- *     the parser, and be walked by the verifier each time.
- *  3. One lookup of the longest prefix for each address that rules ask for tells the boxes (see
- *     schemas/refusal.py) that accept it, and the first rules that ask for nothing else.  A hundred
- *     thousand prefixes cost what ten do, but for the memory that the trie is spread over.
+ *  2. With rules, two words tell what the first half of each address of IPv4 may have to do with
+ *     them.  For most packets that is nothing, and they are done.
+ *  3. Others go on in a program of their own: what that does would multiply with all paths through
+ *     the parser, and be walked by the verifier each time.  Addresses are looked up to their end: those
+ *     of IPv4 in lines (agent/rules/lines.py), in four more steps at most, however many prefixes there
+ *     are; those of IPv6 in a trie.  What is found tells the boxes (see schemas/refusal.py) that
+ *     accept an address, and the first rules that ask for nothing else.
  *  4. One array lookup for each other part of the packet that any box asks for takes away boxes that
  *     do not accept it.
  *  5. What is left belongs to rules by rank.  The first enforced one decides; of those that are
@@ -38,25 +40,41 @@ SHARED_ARRAY(rule_buckets, struct rule_bucket, RULE_SLOTS);
 BPF_F_TABLE("lru_hash:" PINS "/rule_sources", struct rule_source, struct rule_bucket, rule_sources,
 	    LIMITED_SOURCES, 0);
 
-/* What the elements of the next one are like; never used. */
+/* A part of what is known of addresses; one is kept as a whole, so finding a word in it is adding. */
+struct rule_chunk {
+	u32 words[RULE_CHUNK_LINES * RULE_LINE_WORDS];
+};
+
+/* What the elements of the next two are like; never used. */
+struct rule_chunk_table_t {
+	u32 key;
+	struct rule_chunk leaf;
+	u32 max_entries;
+	int flags;
+};
+__attribute__((section("maps/array"))) struct rule_chunk_table_t rule_chunk = {
+	.max_entries = 1, .flags = BPF_F_MMAPABLE};
 struct rule_trie_table_t {
 	struct rule_prefix_key key;
-	struct rule_prefix leaf;
+	u32 leaf;
 	u32 max_entries;
 	int flags;
 };
 __attribute__((section("maps/lpm_trie"))) struct rule_trie_table_t rule_trie = {
 	.max_entries = 1, .flags = BPF_F_NO_PREALLOC};
-struct rule_tries_table_t {
-	int key;
-	u32 leaf;
-	void *(*lookup)(int *);
-	u32 max_entries;
-};
-/* Key: set.  The agent makes it, and the tries in it; see agent/rules/tries.py. */
-__attribute__((section("maps/array_of_maps$rule_trie:" PINS
-		       "/rule_tries"))) struct rule_tries_table_t rule_tries = {.max_entries =
-											RULE_SETS};
+#define ARRAY_OF_MAPS(name, pattern, count)                                                        \
+	struct name##_table_t {                                                                    \
+		int key;                                                                           \
+		u32 leaf;                                                                          \
+		void *(*lookup)(int *);                                                            \
+		u32 max_entries;                                                                   \
+	};                                                                                         \
+	__attribute__((section("maps/array_of_maps$" #pattern ":" PINS "/" #name)))                \
+	struct name##_table_t name = {.max_entries = count}
+/* Key: set * RULE_CHUNKS + chunk.  The agent makes it, and the chunks; see agent/rules/lines.py. */
+ARRAY_OF_MAPS(rule_chunks, rule_chunk, RULE_SETS *RULE_CHUNKS);
+/* Key: set.  Of IPv6.  The agent makes it, and the tries in it; see agent/rules/tries.py. */
+ARRAY_OF_MAPS(rule_tries, rule_trie, RULE_SETS);
 
 /* A packet on its way to the rules. */
 struct judged {
@@ -83,34 +101,6 @@ BPF_TABLE_PINNED("array", u32, struct judged, judged_packets, CPUS, PRIVATE("jud
 #define ND_FIRST	      133
 #define ND_LAST		      137
 #define LANE_PART(lane, part) ((lane) >> LANE_##part##_SHIFT & LANE_##part##_MASK)
-
-static __always_inline bool has_rules(void)
-{
-	u32 zero = 0;
-	struct rule_control *control = rule_control.lookup(&zero);
-
-	return control && control->is_on;
-}
-
-/* Sends a packet that was booked on to the rules, if there are any; does not come back then. */
-static __always_inline void judge(void *ctx, const bool is_xdp, const struct packet *packet,
-				  u64 lane, u64 cpu)
-{
-	struct judged *judged;
-	u32 index = cpu;
-
-	if (!has_rules())
-		return;
-	judged = judged_packets.lookup(&index);
-	if (!judged)
-		return;
-	judged->packet = *packet;
-	judged->lane = lane;
-	if (is_xdp)
-		xdp_tails.call(ctx, TAIL_XDP_RULES);
-	else
-		tc_tails.call(ctx, TAIL_TC_RULES);
-}
 
 /* The entry of a rule that is in force; 0 is no rule. */
 static __always_inline struct rule_entry *rule_at(u32 set, u32 rank, u64 now)
@@ -153,21 +143,122 @@ static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
 	return 0;
 }
 
-/* What is known of the longest prefix of an address; NULL where none covers it. */
-static __always_inline struct rule_prefix *prefix_of(u32 set, bool is_dst, const u64 *addr)
+static __always_inline bool is_ipv4(const u64 *addr)
+{
+	return !addr[0] && (u32)addr[1] == MAPPED_WORD;
+}
+
+static __always_inline struct rule_chunk *chunk_at(u32 set, u32 chunk)
+{
+	int index = set * RULE_CHUNKS + chunk, zero = 0;
+	void *array = rule_chunks.lookup(&index);
+
+	return array ? bpf_map_lookup_elem(array, &zero) : NULL;
+}
+
+/* The word of an address of IPv4 by its first 16 bits, with which the first chunk begins. */
+static __always_inline u32 first_word(u32 set, bool is_dst, u32 ipv4)
+{
+	struct rule_chunk *chunk = chunk_at(set, 0);
+
+	return chunk ? chunk->words[(is_dst << 16) + (ipv4 >> 16)] : 0;
+}
+
+/* The last word of an address of IPv4: each line there decides by four more bits. */
+static __always_inline u32 last_word(u32 set, bool is_dst, u32 ipv4)
+{
+	u32 word = first_word(set, is_dst, ipv4);
+
+#pragma unroll
+	for (int shift = 12; shift >= 0; shift -= 4) {
+		struct rule_chunk *chunk;
+
+		if (!(word & RULE_WORD_IS_LINE))
+			break;
+		chunk = chunk_at(set, word / RULE_CHUNK_LINES % RULE_CHUNKS);
+		if (!chunk)
+			return 0;
+		word = chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS +
+				    (ipv4 >> shift) % RULE_LINE_WORDS];
+	}
+	return word;
+}
+
+static __always_inline u32 word_of_ipv6(const struct rule_set *set, u32 number, bool is_dst,
+					const u64 *addr)
 {
 	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS,
 				      is_dst ? RULE_SIDE_DST : RULE_SIDE_SRC,
 				      {addr[0], addr[1]}};
-	int index = set;
-	void *trie = rule_tries.lookup(&index);
+	u32 any = is_dst ? set->any_dst : set->any_src;
+	int index = number;
+	void *trie;
+	u32 *word;
 
-	if (!addr[0] && (u32)addr[1] == MAPPED_WORD) {
-		key.side = is_dst ? RULE_SIDE_DST_IPV4 : RULE_SIDE_SRC_IPV4;
-		key.packed[0] = addr[1] >> 32;
-		key.packed[1] = 0;
-	}
-	return trie ? bpf_map_lookup_elem(trie, &key) : NULL;
+	if (!(is_dst ? set->has_dst_ipv6 : set->has_src_ipv6))
+		return any;
+	trie = rule_tries.lookup(&index);
+	word = trie ? bpf_map_lookup_elem(trie, &key) : NULL;
+	return word ? *word : any;
+}
+
+/* Where it is found what is known of an address; 0 where that is nothing. */
+static __always_inline u32 word_of(const struct rule_set *set, u32 number, bool is_dst,
+				   const u64 *addr)
+{
+	if (!is_ipv4(addr))
+		return word_of_ipv6(set, number, is_dst, addr);
+	if (!(is_dst ? set->has_dst_ipv4 : set->has_src_ipv4))
+		return is_dst ? set->any_dst : set->any_src;
+	return last_word(number, is_dst, BE32((u32)(addr[1] >> 32)));
+}
+
+static __always_inline struct rule_known *known_at(u32 set, u32 word)
+{
+	struct rule_chunk *chunk = chunk_at(set, word / RULE_CHUNK_LINES % RULE_CHUNKS);
+
+	return chunk ? (void *)&chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS] : NULL;
+}
+
+/* Whether rules may mean a packet, by what is known of its addresses. */
+static __always_inline bool is_asked_about(u32 src, u32 dst)
+{
+	return (src | dst) & RULE_WORD_HAS_RANKS || src & dst & RULE_WORD_HAS_BOXES;
+}
+
+/* What is known of an address at first sight; more than is, at times, but never less. */
+static __always_inline u32 glimpse(const struct rule_control *control, bool is_dst,
+				   const u64 *addr)
+{
+	if (is_ipv4(addr))
+		return first_word(control->set & 1, is_dst, BE32((u32)(addr[1] >> 32)));
+	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_BOXES : 0;
+}
+
+/*
+ * Sends a packet that was booked on to the rules, if any may mean it; does not come back then.  Most
+ * packets are told apart here, for that way costs more than a look at their addresses.
+ */
+static __always_inline void judge(void *ctx, const bool is_xdp, const struct packet *packet,
+				  u64 lane, u64 cpu)
+{
+	u32 zero = 0, index = cpu;
+	struct rule_control *control = rule_control.lookup(&zero);
+	struct judged *judged;
+
+	if (!control || !control->is_on ||
+	    !is_asked_about(glimpse(control, false, packet->key.src_addr),
+			    glimpse(control, true, packet->key.dst_addr)))
+		return;
+	judged = judged_packets.lookup(&index);
+	if (!judged)
+		return;
+	judged->packet = *packet;
+	judged->lane = lane;
+	if (is_xdp)
+		xdp_tails.call(ctx, TAIL_XDP_RULES);
+	else
+		tc_tails.call(ctx, TAIL_TC_RULES);
 }
 
 /* Leaves those boxes that accept a value of some part; all of them where none asks for it. */
@@ -287,19 +378,22 @@ struct ranks {
 static __always_inline struct ranks ranks_of(u32 number, const struct rule_set *set,
 					     const struct packet *packet, u64 lane, u64 now)
 {
-	struct rule_prefix *src = NULL, *dst = NULL;
-	u64 boxes[2], version = LANE_PART(lane, SHAPE) == SHAPE_IPV6;
+	u32 src_word = word_of(set, number, false, packet->key.src_addr);
+	u32 dst_word = word_of(set, number, true, packet->key.dst_addr);
+	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6;
+	struct rule_known *src, *dst;
 	struct ranks ranks = {};
+	u64 boxes[2];
 
-	if (set->has_src)
-		src = prefix_of(number, false, packet->key.src_addr);
-	if (set->has_dst)
-		dst = prefix_of(number, true, packet->key.dst_addr);
-	if (set->has_boxes) {
-		boxes[0] = src ? src->boxes[0] : set->any_src[0];
-		boxes[1] = src ? src->boxes[1] : set->any_src[1];
-		boxes[0] &= dst ? dst->boxes[0] : set->any_dst[0];
-		boxes[1] &= dst ? dst->boxes[1] : set->any_dst[1];
+	if (!is_asked_about(src_word, dst_word))
+		return ranks;
+	src = known_at(number, src_word);
+	dst = known_at(number, dst_word);
+	if (!src || !dst)
+		return ranks;
+	if (src_word & dst_word & RULE_WORD_HAS_BOXES) {
+		boxes[0] = src->boxes[0] & dst->boxes[0];
+		boxes[1] = src->boxes[1] & dst->boxes[1];
 		if (boxes[0] | boxes[1]) {
 			narrow_all(boxes, number, set->asks, packet, lane);
 			ranks.enforced = first_of_boxes(number, boxes[0] & set->enforced[0],
@@ -308,11 +402,11 @@ static __always_inline struct ranks ranks_of(u32 number, const struct rule_set *
 							boxes[1] & ~set->enforced[1], now);
 		}
 	}
-	if (src) {
+	if (src_word & RULE_WORD_HAS_RANKS) {
 		ranks.enforced = before(ranks.enforced, number, src->enforced, version, now);
 		ranks.observed = before(ranks.observed, number, src->observed, version, now);
 	}
-	if (dst) {
+	if (dst_word & RULE_WORD_HAS_RANKS) {
 		ranks.enforced = before(ranks.enforced, number, dst->enforced, version, now);
 		ranks.observed = before(ranks.observed, number, dst->observed, version, now);
 	}

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.rows import Rows
-from agent.rules.tries import KEY, MAPPED_BITS, VALUE, keys_of
+from agent.rules.addresses import Side
+from agent.rules.lines import Lines, Words
+from agent.rules.tries import keys_of
 from schemas.dtype import dtype_from_layout
 from schemas.fields import DIRECTIONS
 from schemas.refusal import (
@@ -28,10 +30,12 @@ from schemas.refusal import (
     RULE_MASKS,
     RULE_PARTS,
     RULE_SET,
+    RULE_SIDES,
     RULE_SLOTS,
     RULE_UNITS,
 )
 from schemas.rules.boxes import ALL_ICMP, Box
+from schemas.rules.intervals import Prefix
 from schemas.rules.rule import Rule, RuleError
 from schemas.rules.spaces import are_met
 
@@ -42,9 +46,6 @@ _WORD_BITS = 64
 _ALL_BITS = (1 << _WORD_BITS) - 1
 _NANOSECONDS = 1_000_000_000
 _MOST = (1 << 64) - 1
-
-_SIDES = ("src", "dst")
-_IPV4_FIRST = 0xFFFF << 32
 
 _ANYTHING = Box()
 # Which member of a box is about which part of a packet.  Ports and ICMP share one: no box has both.
@@ -65,12 +66,7 @@ _beside_addresses = attrgetter(
 )
 _NO_MORE = _beside_addresses(_ANYTHING)
 
-Prefix = tuple[int, int]
 Masks = NDArray[np.uint64]  # (values, 2)
-
-_AROUND_IPV4 = [
-    (_IPV4_FIRST >> 128 - length << 128 - length, length) for length in range(MAPPED_BITS)
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +83,26 @@ class Tables:
     """One set of rules, as the kernel has it.
 
     Shapes: `whole` (1,), `masks` (RULE_MASKS, 2), `entries` (RULE_SLOTS,), `ranks` (RULE_BOXES,),
-    `keys` and `values` as many as there are prefixes.  *bits* are the boxes that have one.
+    `lines` (lines, 16), `keys` and `values` as many as there are prefixes of IPv6.  *bits* are the
+    boxes that have one.
     """
 
     whole: Rows
     masks: Masks
     entries: Rows
     ranks: NDArray[np.uint32]
+    lines: Words
     keys: Rows
-    values: Rows
+    values: Words
     bits: tuple[Box, ...]
     is_on: bool
+
+    @property
+    def is_on_ipv6(self) -> bool:
+        """Whether packets of IPv6 are asked about."""
+        whole = self.whole[0]
+        names = ("any_src", "any_dst", "has_src_ipv6", "has_dst_ipv6")
+        return self.is_on and any(whole[name] for name in names)
 
 
 class Points:
@@ -159,7 +164,7 @@ class _Making:
         self._ranks_of_bits: list[int] = []
         self._enforced = 0
         # By side: what stands with each prefix, and bits of boxes that ask for an address.
-        self._trees = {side: _Prefixes() for side in _SIDES}
+        self._sides = {name: Side() for name in RULE_SIDES}
 
     def allow(self, boxes: Sequence[Box]) -> None:
         self._rank += 1
@@ -181,8 +186,8 @@ class _Making:
         for box, side in zip(placed.boxes, sides, strict=True):
             if side:
                 self._add_entry(placed, versions=box.versions)
-                tree = self._trees[side]
-                tree.stand(_prefixes(box, side), self._rank, is_observed=rule.is_observed)
+                prefixes = _prefixes(box, side)
+                self._sides[side].stand(prefixes, self._rank, is_observed=rule.is_observed)
 
     def _add_entry(self, placed: Placed, *, versions: int) -> None:
         if self._rank + 1 >= RULE_SLOTS:
@@ -209,28 +214,32 @@ class _Making:
         self._bits.append(box)
         self._ranks_of_bits.append(self._rank)
         self._enforced |= is_enforced << number
-        for side, tree in self._trees.items():
-            if getattr(box, side) is None:
-                tree.accept_any(number)
+        for name, side in self._sides.items():
+            if getattr(box, name) is None:
+                side.accept_any(number)
             else:
-                tree.accept(_prefixes(box, side), number)
+                side.accept(_prefixes(box, name), number)
 
     def tables(self, points: Points) -> Tables:
         whole = np.zeros(1, dtype_from_layout(RULE_SET))
         whole["enforced"] = _as_bytes(self._enforced)
-        whole["has_boxes"] = bool(self._bits)
         whole["asks"] = sum({RULE_ASKS[part] for box in self._bits for part, _ in _asked_by(box)})
-        sides = []
-        for side, tree in self._trees.items():
-            whole[f"any_{side}"] = _as_bytes(tree.any)
-            whole[f"has_{side}"] = bool(tree)
-            sides.append(tree.rows(side))
-        keys, values = zip(*sides, strict=True)
+        lines, keys, values = Lines(), [], []
+        for name, side in self._sides.items():
+            found = side.addresses()
+            words, (elsewhere,) = lines.keep(found.ipv4), lines.keep(found.elsewhere)
+            lines.spread(name, found.starts, words)
+            whole[f"any_{name}"] = elsewhere
+            whole[f"has_{name}_ipv4"] = (words != elsewhere).any()
+            whole[f"has_{name}_ipv6"] = len(found.lengths) > 0
+            keys.append(keys_of(name, found.firsts, found.lengths))
+            values.append(lines.keep(found.ipv6))
         return Tables(
             whole,
             self._masks(points),
             self._entries,
             self._ranks(),
+            lines.all(),
             np.concatenate(keys),
             np.concatenate(values),
             tuple(self._bits),
@@ -258,79 +267,6 @@ class _Making:
         return ranks
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of one prefix."""
-
-    boxes: int = 0
-    enforced: int = 0
-    observed: int = 0
-
-    def within(self, outer: "_Known") -> "_Known":
-        """The same, with what holds for a prefix around it."""
-        return _Known(
-            self.boxes | outer.boxes,
-            _first(self.enforced, outer.enforced),
-            _first(self.observed, outer.observed),
-        )
-
-
-class _Prefixes:
-    """The prefixes of one side."""
-
-    def __init__(self) -> None:
-        self.any = 0
-        self._known: dict[Prefix, _Known] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
-    def accept_any(self, number: int) -> None:
-        self.any |= 1 << number
-
-    def accept(self, prefixes: Iterable[Prefix], number: int) -> None:
-        for prefix in prefixes:
-            self._of(prefix).boxes |= 1 << number
-
-    def stand(self, prefixes: Iterable[Prefix], rank: int, *, is_observed: bool) -> None:
-        # Ranks are given out in order: who stands there already comes first.
-        for prefix in prefixes:
-            known = self._of(prefix)
-            if is_observed:
-                known.observed = known.observed or rank
-            else:
-                known.enforced = known.enforced or rank
-
-    def _of(self, prefix: Prefix) -> _Known:
-        return self._known.setdefault(prefix, _Known())
-
-    def rows(self, side: str) -> tuple[Rows, Rows]:
-        """Keys and values; what holds for a prefix holds for all in it, as the longest is found."""
-        if any(around_ipv4 in self._known for around_ipv4 in _AROUND_IPV4):
-            # IPv4 stands apart, where nothing of what is around it is found.
-            self._of((_IPV4_FIRST, MAPPED_BITS))
-        count = len(self._known)
-        in_order = sorted(self._known)
-        values = np.zeros(count, VALUE)
-        boxes = bytearray()
-        ranks = np.zeros((count, 2), np.uint32)
-        around: list[tuple[int, _Known]] = []  # the last address, and what is known there
-        root = _Known(self.any)
-        for number, (first, length) in enumerate(in_order):
-            while around and around[-1][0] < first:
-                around.pop()
-            outer = around[-1][1] if around else root
-            known = self._known[first, length].within(outer)
-            around.append((first | (1 << 128 - length) - 1, known))
-            boxes += known.boxes.to_bytes(16, "little")
-            ranks[number] = known.enforced, known.observed
-        values["boxes"] = np.frombuffer(bytes(boxes), VALUE["boxes"])
-        values["enforced"], values["observed"] = ranks.T
-        firsts = b"".join(first.to_bytes(16, "big") for first, _ in in_order)
-        lengths = np.array([length for _, length in in_order], np.uint32)
-        return keys_of(side, np.frombuffer(firsts, KEY["packed"]), lengths), values
-
-
 def _side_alone(box: Box) -> str | None:
     """The side whose address is all that the box asks for; None: it asks for more, or nothing."""
     if _beside_addresses(box) != _NO_MORE or (box.src is None) == (box.dst is None):
@@ -353,11 +289,6 @@ def _asked_by(box: Box) -> Iterator[tuple[str, int]]:
 def _prefixes(box: Box, side: str) -> tuple[Prefix, ...]:
     prefixes: tuple[Prefix, ...] = getattr(box, side)
     return prefixes
-
-
-def _first(one: int, other: int) -> int:
-    """The rank that comes first; 0 is none."""
-    return min(one, other) if one and other else one or other
 
 
 def _size_of(part: str) -> int:

@@ -7,6 +7,7 @@ first.  IPv4 is apart, as it is looked up apart; what is around it holds for it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Self
 
 import numpy as np
@@ -128,9 +129,9 @@ class Side:
         self._ranks.append(ranks)
 
     def addresses(self) -> Addresses:
-        is_ipv4 = np.array([_is_ipv4(prefix) for prefix in self._prefixes], bool)
-        ipv4 = [prefix for prefix in self._prefixes if _is_ipv4(prefix)]
-        ipv6 = [prefix for prefix in self._prefixes if not _is_ipv4(prefix)]
+        is_ipv4 = np.array([_is_ipv4(*prefix) for prefix in self._prefixes], bool)
+        ipv4 = list(compress(self._prefixes, is_ipv4))
+        ipv6 = list(compress(self._prefixes, ~is_ipv4))
         known, elsewhere = self._asked(), Known.of(1, self._any)
         above = _laid(*_spans_of_ipv6(ipv6), _lengths(ipv6), known.at(~is_ipv4), elsewhere)
         around = np.searchsorted(above.edges, _key(_IPV4_FIRST), "right") - 1
@@ -179,8 +180,8 @@ def _laid(
     The last of *ends* is that of all addresses, and the last of *firsts* the first one.
     """
     beyond = ends[-1]
-    edges = np.unique(np.concatenate([firsts, ends]))
-    edges = edges[edges != beyond]
+    edges = np.sort(np.concatenate([firsts, ends]))
+    edges = edges[np.append(edges[1:] != edges[:-1], True) & (edges != beyond)]
     runs = around.at(np.zeros(len(edges), np.intp))
     begins = np.searchsorted(edges, firsts[:-1])
     ends_at = np.searchsorted(edges, ends[:-1])
@@ -229,6 +230,5 @@ def _key(address: int) -> np.bytes_:
     return np.bytes_(address.to_bytes(_KEY_BYTES, "big"))
 
 
-def _is_ipv4(prefix: Prefix) -> bool:
-    first, length = prefix
+def _is_ipv4(first: int, length: int) -> bool:
     return length >= _MAPPED_BITS and first >> _IPV4_BITS == _MAPPED

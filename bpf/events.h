@@ -732,32 +732,26 @@ _Static_assert(__builtin_offsetof(struct rule_control, set) == 4, "set");
 struct rule_set {
 	/* boxes of rules that are enforced; others are observed */
 	__u64 enforced[2];
-	/* the word of a source which no prefix covers */
+	/* the word of a source of IPv6 which no prefix covers */
 	__u32 any_src;
 	/* the word of such a destination */
 	__u32 any_dst;
-	/* 1 where any prefix of sources is known, of IPv4 */
-	__u8 has_src_ipv4;
-	/* the same of destinations */
-	__u8 has_dst_ipv4;
 	/* 1 where any prefix of sources is known, of IPv6 */
 	__u8 has_src_ipv6;
 	/* the same of destinations */
 	__u8 has_dst_ipv6;
 	/* the parts of a packet that any box asks for, as bits */
 	__u8 asks;
-	__u8 reserved8[3];
+	__u8 reserved6[5];
 };
 _Static_assert(sizeof(struct rule_set) == 32, "size");
 _Static_assert(__builtin_offsetof(struct rule_set, enforced) == 0, "enforced");
 _Static_assert(__builtin_offsetof(struct rule_set, any_src) == 16, "any_src");
 _Static_assert(__builtin_offsetof(struct rule_set, any_dst) == 20, "any_dst");
-_Static_assert(__builtin_offsetof(struct rule_set, has_src_ipv4) == 24, "has_src_ipv4");
-_Static_assert(__builtin_offsetof(struct rule_set, has_dst_ipv4) == 25, "has_dst_ipv4");
-_Static_assert(__builtin_offsetof(struct rule_set, has_src_ipv6) == 26, "has_src_ipv6");
-_Static_assert(__builtin_offsetof(struct rule_set, has_dst_ipv6) == 27, "has_dst_ipv6");
-_Static_assert(__builtin_offsetof(struct rule_set, asks) == 28, "asks");
-_Static_assert(__builtin_offsetof(struct rule_set, reserved8) == 29, "reserved8");
+_Static_assert(__builtin_offsetof(struct rule_set, has_src_ipv6) == 24, "has_src_ipv6");
+_Static_assert(__builtin_offsetof(struct rule_set, has_dst_ipv6) == 25, "has_dst_ipv6");
+_Static_assert(__builtin_offsetof(struct rule_set, asks) == 26, "asks");
+_Static_assert(__builtin_offsetof(struct rule_set, reserved6) == 27, "reserved6");
 
 /* The boxes that accept one value of one part of a packet. */
 struct rule_mask {

@@ -5,15 +5,18 @@
  *  1. Without rules, one lookup says so, and that is all a packet pays.
  *  2. With rules, two words tell what the first half of each address of IPv4 may have to do with
  *     them.  For most packets that is nothing, and they are done.
- *  3. Others go on in a program of their own: what that does would multiply with all paths through
- *     the parser, and be walked by the verifier each time.  Addresses are looked up to their end: those
- *     of IPv4 in lines (agent/rules/lines.py), in four more steps at most, however many prefixes there
- *     are; those of IPv6 in a trie.  What is found tells the boxes (see schemas/refusal.py) that
- *     accept an address, and the first rules that ask for nothing else.
+ *  3. Of others, addresses are looked up to their end: those of IPv4 in lines (agent/rules/lines.py),
+ *     in four more steps at most, however many prefixes there are; those of IPv6 in a trie.  What is
+ *     found tells the boxes (see schemas/refusal.py) that accept an address, and the first rules that
+ *     ask for nothing else.
  *  4. One array lookup for each other part of the packet that any box asks for takes away boxes that
  *     do not accept it.
  *  5. What is left belongs to rules by rank.  The first enforced one decides; of those that are
  *     only observed, the first one before it is counted, as what would have decided.
+ *
+ * Plain packets are judged where they are booked, unusual ones in a program of their own: the way
+ * there costs more than all of the above, but here it would be walked by the verifier for each path
+ * through the dissection.
  *
  * Time comes from jiffies: a rule ends within two ticks of its end.  Only limits read a clock.
  */
@@ -45,10 +48,13 @@ struct rule_chunk {
 	u32 words[RULE_CHUNK_LINES * RULE_LINE_WORDS];
 };
 
-/* What the elements of the next two are like; never used. */
+/*
+ * What the elements of the next two are like; never used.  A chunk has more than one word, but bcc
+ * would make code for each.
+ */
 struct rule_chunk_table_t {
 	u32 key;
-	struct rule_chunk leaf;
+	u32 leaf;
 	u32 max_entries;
 	int flags;
 };
@@ -69,14 +75,14 @@ __attribute__((section("maps/lpm_trie"))) struct rule_trie_table_t rule_trie = {
 		void *(*lookup)(int *);                                                            \
 		u32 max_entries;                                                                   \
 	};                                                                                         \
-	__attribute__((section("maps/array_of_maps$" #pattern ":" PINS "/" #name)))                \
-	struct name##_table_t name = {.max_entries = count}
+	__attribute__((section("maps/array_of_maps$" #pattern ":" PINS                             \
+			       "/" #name))) struct name##_table_t name = {.max_entries = count}
 /* Key: set * RULE_CHUNKS + chunk.  The agent makes it, and the chunks; see agent/rules/lines.py. */
 ARRAY_OF_MAPS(rule_chunks, rule_chunk, RULE_SETS *RULE_CHUNKS);
 /* Key: set.  Of IPv6.  The agent makes it, and the tries in it; see agent/rules/tries.py. */
 ARRAY_OF_MAPS(rule_tries, rule_trie, RULE_SETS);
 
-/* A packet on its way to the rules. */
+/* An unusual packet on its way to the rules. */
 struct judged {
 	struct packet packet;
 	u64 lane; /* its own, where that of its flow has the number of a context */
@@ -113,16 +119,28 @@ static __always_inline struct rule_entry *rule_at(u32 set, u32 rank, u64 now)
 	return entry;
 }
 
-/* The rank, if that rule is in force for packets of the version and comes before *best*. */
-static __always_inline u32 before(u32 best, u32 set, u32 rank, u64 version, u64 now)
-{
-	struct rule_entry *entry = rule_at(set, rank, now);
+/* A rule that was found; rank 0 is none. */
+struct found {
+	struct rule_entry *entry;
+	u32 rank;
+};
 
-	return entry && entry->versions >> version & 1 && (!best || rank < best) ? rank : best;
+/* Puts a rule that stands with a prefix in the place of one that comes after it. */
+static __always_inline void put_before(struct found *found, u32 set, u32 rank, u64 version, u64 now)
+{
+	struct rule_entry *entry;
+
+	if (!rank || (found->rank && found->rank < rank))
+		return;
+	entry = rule_at(set, rank, now);
+	if (!entry || !(entry->versions >> version & 1))
+		return;
+	found->entry = entry;
+	found->rank = rank;
 }
 
-/* The rank of the first rule in force that has one of the boxes; they are in the order of ranks. */
-static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
+/* Finds the first rule in force that has one of the boxes; they are in the order of ranks. */
+static __always_inline void find_in_boxes(struct found *found, u32 set, u64 low, u64 high, u64 now)
 {
 #pragma clang loop unroll(disable)
 	for (int ended = 0; ended < ENDED_AT_MOST; ended++) {
@@ -132,15 +150,17 @@ static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
 		struct rule_rank *rank = word ? rule_ranks.lookup(&index) : NULL;
 
 		if (!rank)
-			return 0;
-		if (rule_at(set, rank->rank, now))
-			return rank->rank;
+			return;
+		found->entry = rule_at(set, rank->rank, now);
+		if (found->entry) {
+			found->rank = rank->rank;
+			return;
+		}
 		if (low)
 			low ^= bit;
 		else
 			high ^= bit;
 	}
-	return 0;
 }
 
 static __always_inline bool is_ipv4(const u64 *addr)
@@ -164,11 +184,9 @@ static __always_inline u32 first_word(u32 set, bool is_dst, u32 ipv4)
 	return chunk ? chunk->words[(is_dst << 16) + (ipv4 >> 16)] : 0;
 }
 
-/* The last word of an address of IPv4: each line there decides by four more bits. */
-static __always_inline u32 last_word(u32 set, bool is_dst, u32 ipv4)
+/* Goes on from the first word of an address of IPv4: each line decides by four more bits. */
+static __always_inline u32 last_word(u32 set, u32 word, u32 ipv4)
 {
-	u32 word = first_word(set, is_dst, ipv4);
-
 #pragma unroll
 	for (int shift = 12; shift >= 0; shift -= 4) {
 		struct rule_chunk *chunk;
@@ -202,17 +220,6 @@ static __always_inline u32 word_of_ipv6(const struct rule_set *set, u32 number, 
 	return word ? *word : any;
 }
 
-/* Where it is found what is known of an address; 0 where that is nothing. */
-static __always_inline u32 word_of(const struct rule_set *set, u32 number, bool is_dst,
-				   const u64 *addr)
-{
-	if (!is_ipv4(addr))
-		return word_of_ipv6(set, number, is_dst, addr);
-	if (!(is_dst ? set->has_dst_ipv4 : set->has_src_ipv4))
-		return is_dst ? set->any_dst : set->any_src;
-	return last_word(number, is_dst, BE32((u32)(addr[1] >> 32)));
-}
-
 static __always_inline struct rule_known *known_at(u32 set, u32 word)
 {
 	struct rule_chunk *chunk = chunk_at(set, word / RULE_CHUNK_LINES % RULE_CHUNKS);
@@ -220,45 +227,27 @@ static __always_inline struct rule_known *known_at(u32 set, u32 word)
 	return chunk ? (void *)&chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS] : NULL;
 }
 
-/* Whether rules may mean a packet, by what is known of its addresses. */
+/* Whether rules may mean a packet, by the words of its addresses. */
 static __always_inline bool is_asked_about(u32 src, u32 dst)
 {
 	return (src | dst) & RULE_WORD_HAS_RANKS || src & dst & RULE_WORD_HAS_BOXES;
 }
 
-/* What is known of an address at first sight; more than is, at times, but never less. */
-static __always_inline u32 glimpse(const struct rule_control *control, bool is_dst,
-				   const u64 *addr)
+/* What is seen of an address at once: its first word, or that of IPv6 there may be anything. */
+static __always_inline u32 glimpse(const struct rule_control *control, bool is_dst, const u64 *addr)
 {
 	if (is_ipv4(addr))
 		return first_word(control->set & 1, is_dst, BE32((u32)(addr[1] >> 32)));
 	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_BOXES : 0;
 }
 
-/*
- * Sends a packet that was booked on to the rules, if any may mean it; does not come back then.  Most
- * packets are told apart here, for that way costs more than a look at their addresses.
- */
-static __always_inline void judge(void *ctx, const bool is_xdp, const struct packet *packet,
-				  u64 lane, u64 cpu)
+/* The word that tells what is known of an address, of which the first one was seen. */
+static __always_inline u32 word_of(const struct rule_set *set, u32 number, bool is_dst, u32 word,
+				   const u64 *addr)
 {
-	u32 zero = 0, index = cpu;
-	struct rule_control *control = rule_control.lookup(&zero);
-	struct judged *judged;
-
-	if (!control || !control->is_on ||
-	    !is_asked_about(glimpse(control, false, packet->key.src_addr),
-			    glimpse(control, true, packet->key.dst_addr)))
-		return;
-	judged = judged_packets.lookup(&index);
-	if (!judged)
-		return;
-	judged->packet = *packet;
-	judged->lane = lane;
-	if (is_xdp)
-		xdp_tails.call(ctx, TAIL_XDP_RULES);
-	else
-		tc_tails.call(ctx, TAIL_TC_RULES);
+	if (is_ipv4(addr))
+		return last_word(number, word, BE32((u32)(addr[1] >> 32)));
+	return word_of_ipv6(set, number, is_dst, addr);
 }
 
 /* Leaves those boxes that accept a value of some part; all of them where none asks for it. */
@@ -369,79 +358,68 @@ static __always_inline bool is_neighbour_discovery(const struct packet *packet)
 	       type >= ND_FIRST && type <= ND_LAST;
 }
 
-/* The ranks of the rules that mean a packet: the first that is enforced, the first observed. */
-struct ranks {
-	u32 enforced;
-	u32 observed;
+/* The rules that mean a packet: the first that is enforced, the first that is observed. */
+struct deciding {
+	struct found enforced;
+	struct found observed;
 };
 
-static __always_inline struct ranks ranks_of(u32 number, const struct rule_set *set,
-					     const struct packet *packet, u64 lane, u64 now)
+static __always_inline void find(struct deciding *deciding, u32 number, const struct rule_set *set,
+				 const struct packet *packet, u64 lane, u32 src_word, u32 dst_word,
+				 u64 now)
 {
-	u32 src_word = word_of(set, number, false, packet->key.src_addr);
-	u32 dst_word = word_of(set, number, true, packet->key.dst_addr);
 	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6;
 	struct rule_known *src, *dst;
-	struct ranks ranks = {};
 	u64 boxes[2];
 
-	if (!is_asked_about(src_word, dst_word))
-		return ranks;
 	src = known_at(number, src_word);
 	dst = known_at(number, dst_word);
 	if (!src || !dst)
-		return ranks;
+		return;
 	if (src_word & dst_word & RULE_WORD_HAS_BOXES) {
 		boxes[0] = src->boxes[0] & dst->boxes[0];
 		boxes[1] = src->boxes[1] & dst->boxes[1];
 		if (boxes[0] | boxes[1]) {
 			narrow_all(boxes, number, set->asks, packet, lane);
-			ranks.enforced = first_of_boxes(number, boxes[0] & set->enforced[0],
-							boxes[1] & set->enforced[1], now);
-			ranks.observed = first_of_boxes(number, boxes[0] & ~set->enforced[0],
-							boxes[1] & ~set->enforced[1], now);
+			find_in_boxes(&deciding->enforced, number, boxes[0] & set->enforced[0],
+				      boxes[1] & set->enforced[1], now);
+			find_in_boxes(&deciding->observed, number, boxes[0] & ~set->enforced[0],
+				      boxes[1] & ~set->enforced[1], now);
 		}
 	}
 	if (src_word & RULE_WORD_HAS_RANKS) {
-		ranks.enforced = before(ranks.enforced, number, src->enforced, version, now);
-		ranks.observed = before(ranks.observed, number, src->observed, version, now);
+		put_before(&deciding->enforced, number, src->enforced, version, now);
+		put_before(&deciding->observed, number, src->observed, version, now);
 	}
 	if (dst_word & RULE_WORD_HAS_RANKS) {
-		ranks.enforced = before(ranks.enforced, number, dst->enforced, version, now);
-		ranks.observed = before(ranks.observed, number, dst->observed, version, now);
+		put_before(&deciding->enforced, number, dst->enforced, version, now);
+		put_before(&deciding->observed, number, dst->observed, version, now);
 	}
-	return ranks;
 }
 
-/* Takes up the packet with which a hook went on here.  Returns whether it goes no further. */
-static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judged *judged, u64 cpu)
+/* Asks the rules about a packet of which the words were glimpsed.  Returns whether one refuses it. */
+static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct hook_totals *books,
+				       struct packet *packet, u64 lane, u64 cpu, u32 number,
+				       u32 src_word, u32 dst_word)
 {
-	u64 shape = LANE_PART(judged->lane, SHAPE), now = bpf_jiffies64();
-	struct packet *packet = &judged->packet;
-	u32 zero = 0;
-	struct rule_control *control = rule_control.lookup(&zero);
-	struct hook_totals *books = books_at(cpu, LANE_PART(judged->lane, POINT));
-	struct rule_entry *entry;
-	struct rule_set *set;
-	struct ranks ranks;
-	u32 number;
+	struct rule_set *set = rule_sets.lookup(&number);
+	struct found *enforced, *observed;
+	struct deciding deciding = {};
+	u64 now = bpf_jiffies64();
 
-	/* Rules are about IP: whoever drops ARP has no network. */
-	if (!control || !books || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6) ||
-	    is_neighbour_discovery(packet))
-		return false;
-	number = control->set & 1;
-	set = rule_sets.lookup(&number);
 	if (!set)
 		return false;
-	ranks = ranks_of(number, set, packet, judged->lane, now);
-	if (ranks.observed && (!ranks.enforced || ranks.observed < ranks.enforced)) {
-		entry = rule_at(number, ranks.observed, now);
-		if (entry)
-			meet(ctx, is_xdp, books, entry, packet, cpu, now, REASON_OBSERVED);
-	}
-	entry = rule_at(number, ranks.enforced, now);
-	if (!entry || !meet(ctx, is_xdp, books, entry, packet, cpu, now, REASON_REFUSED))
+	src_word = word_of(set, number, false, src_word, packet->key.src_addr);
+	dst_word = word_of(set, number, true, dst_word, packet->key.dst_addr);
+	if (!is_asked_about(src_word, dst_word))
+		return false;
+	find(&deciding, number, set, packet, lane, src_word, dst_word, now);
+	enforced = &deciding.enforced;
+	observed = &deciding.observed;
+	if (observed->entry && (!enforced->entry || observed->rank < enforced->rank))
+		meet(ctx, is_xdp, books, observed->entry, packet, cpu, now, REASON_OBSERVED);
+	if (!enforced->entry ||
+	    !meet(ctx, is_xdp, books, enforced->entry, packet, cpu, now, REASON_REFUSED))
 		return false;
 	books->dropped_packets += packet->segments;
 	books->dropped_bytes += packet->bytes;
@@ -450,15 +428,62 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judg
 	return true;
 }
 
-/* Returns whether the packet goes no further; where it does, it may go on to be named. */
+/*
+ * Judges a packet that was booked.  Returns whether it goes no further.  Most packets are let go by
+ * the first words of their addresses.
+ */
+static __always_inline bool judge(void *ctx, const bool is_xdp, struct hook_totals *books,
+				  struct packet *packet, u64 lane, u64 cpu)
+{
+	u64 shape = LANE_PART(lane, SHAPE);
+	u32 zero = 0, src_word, dst_word;
+	struct rule_control *control = rule_control.lookup(&zero);
+
+	/* Rules are about IP: whoever drops ARP has no network. */
+	if (!control || !control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
+		return false;
+	src_word = glimpse(control, false, packet->key.src_addr);
+	dst_word = glimpse(control, true, packet->key.dst_addr);
+	return is_asked_about(src_word, dst_word) && !is_neighbour_discovery(packet) &&
+	       is_refused(ctx, is_xdp, books, packet, lane, cpu, control->set & 1, src_word,
+			  dst_word);
+}
+
+/* Sends a packet that was booked on to be judged, if there are rules; does not come back then. */
+static __always_inline void judge_apart(void *ctx, const bool is_xdp, const struct packet *packet,
+					u64 lane, u64 cpu)
+{
+	u32 zero = 0, index = cpu;
+	struct rule_control *control = rule_control.lookup(&zero);
+	struct judged *judged;
+
+	if (!control || !control->is_on)
+		return;
+	judged = judged_packets.lookup(&index);
+	if (!judged)
+		return;
+	judged->packet = *packet;
+	judged->lane = lane;
+	if (is_xdp)
+		xdp_tails.call(ctx, TAIL_XDP_RULES);
+	else
+		tc_tails.call(ctx, TAIL_TC_RULES);
+}
+
+/*
+ * Takes up a packet that was sent on.  Returns whether it goes no further; where it does, it may go
+ * on to be named.
+ */
 static __always_inline bool apply_rules(void *ctx, const bool is_xdp)
 {
 	u32 cpu = bpf_get_smp_processor_id();
 	struct judged *judged = judged_packets.lookup(&cpu);
+	struct hook_totals *books;
 
 	if (!judged)
 		return false;
-	if (is_refused(ctx, is_xdp, judged, cpu))
+	books = books_at(cpu, LANE_PART(judged->lane, POINT));
+	if (books && judge(ctx, is_xdp, books, &judged->packet, judged->lane, cpu))
 		return true;
 	name_packet(ctx, is_xdp, &judged->packet, cpu);
 	return false;

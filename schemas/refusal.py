@@ -87,14 +87,12 @@ RULE_SET = Layout(
     "What is known of a whole set of rules.",
     (
         Field("enforced", MASK, "boxes of rules that are enforced; others are observed"),
-        Field("any_src", U32, "the word of a source which no prefix covers"),
+        Field("any_src", U32, "the word of a source of IPv6 which no prefix covers"),
         Field("any_dst", U32, "the word of such a destination"),
-        Field("has_src_ipv4", U8, "1 where any prefix of sources is known, of IPv4"),
-        Field("has_dst_ipv4", U8, "the same of destinations"),
         Field("has_src_ipv6", U8, "1 where any prefix of sources is known, of IPv6"),
         Field("has_dst_ipv6", U8, "the same of destinations"),
         Field("asks", U8, "the parts of a packet that any box asks for, as bits"),
-        pad(3),
+        pad(5),
     ),
 )
 

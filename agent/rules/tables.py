@@ -227,10 +227,8 @@ class _Making:
         lines, keys, values = Lines(), [], []
         for name, side in self._sides.items():
             found = side.addresses()
-            words, (elsewhere,) = lines.keep(found.ipv4), lines.keep(found.elsewhere)
-            lines.spread(name, found.starts, words)
-            whole[f"any_{name}"] = elsewhere
-            whole[f"has_{name}_ipv4"] = (words != elsewhere).any()
+            lines.spread(name, found.starts, lines.keep(found.ipv4))
+            whole[f"any_{name}"] = lines.keep(found.elsewhere)
             whole[f"has_{name}_ipv6"] = len(found.lengths) > 0
             keys.append(keys_of(name, found.firsts, found.lengths))
             values.append(lines.keep(found.ipv6))

@@ -127,6 +127,7 @@ enum rule_word {
 	RULE_WORD_IS_LINE = 2147483648,
 	RULE_WORD_HAS_RANKS = 1073741824,
 	RULE_WORD_HAS_BOXES = 536870912,
+	RULE_WORD_HAS_RULES = 268435456,
 };
 
 /* lane: where a packet was seen and how it was marked: the part of a flow's key

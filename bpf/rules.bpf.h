@@ -14,9 +14,10 @@
  *  5. What is left belongs to rules by rank.  The first enforced one decides; of those that are
  *     only observed, the first one before it is counted, as what would have decided.
  *
- * Plain packets are judged where they are booked, unusual ones in a program of their own: the way
- * there costs more than all of the above, but here it would be walked by the verifier for each path
- * through the dissection.
+ * Plain packets are judged where they are booked, if what decides is a rule that drops or passes.
+ * Unusual ones, and all that limits, observed rules and ended ones have to do with, go on in a program
+ * of their own: the way there costs more than all of the above, but here all that would be walked by
+ * the verifier for each path through the parser.
  *
  * Time comes from jiffies: a rule ends within two ticks of its end.  Only limits read a clock.
  */
@@ -82,7 +83,7 @@ ARRAY_OF_MAPS(rule_chunks, rule_chunk, RULE_SETS *RULE_CHUNKS);
 /* Key: set.  Of IPv6.  The agent makes it, and the tries in it; see agent/rules/tries.py. */
 ARRAY_OF_MAPS(rule_tries, rule_trie, RULE_SETS);
 
-/* An unusual packet on its way to the rules. */
+/* A packet on its way to the rules. */
 struct judged {
 	struct packet packet;
 	u64 lane; /* its own, where that of its flow has the number of a context */
@@ -139,28 +140,33 @@ static __always_inline void put_before(struct found *found, u32 set, u32 rank, u
 	found->rank = rank;
 }
 
-/* Finds the first rule in force that has one of the boxes; they are in the order of ranks. */
-static __always_inline void find_in_boxes(struct found *found, u32 set, u64 low, u64 high, u64 now)
+/*
+ * Finds the first rule in force that has one of the boxes; they are in the order of ranks.  Returns
+ * false where all the rules that it looks at have ended, and there are more.
+ */
+static __always_inline bool find_in_boxes(struct found *found, u32 set, u64 low, u64 high, u64 now,
+					  const int looks)
 {
 #pragma clang loop unroll(disable)
-	for (int ended = 0; ended < ENDED_AT_MOST; ended++) {
+	for (int ended = 0; ended < looks; ended++) {
 		u64 word = low ? low : high;
 		u64 bit = word & -word;
 		u32 index = set * RULE_BOXES + (low ? 0 : 64) + BIT_PLACE(bit);
 		struct rule_rank *rank = word ? rule_ranks.lookup(&index) : NULL;
 
 		if (!rank)
-			return;
+			return true;
 		found->entry = rule_at(set, rank->rank, now);
 		if (found->entry) {
 			found->rank = rank->rank;
-			return;
+			return true;
 		}
 		if (low)
 			low ^= bit;
 		else
 			high ^= bit;
 	}
+	return !(low | high);
 }
 
 static __always_inline bool is_ipv4(const u64 *addr)
@@ -177,7 +183,7 @@ static __always_inline struct rule_chunk *chunk_at(u32 set, u32 chunk)
 }
 
 /* The word of an address of IPv4 by its first 16 bits, with which the first chunk begins. */
-static __always_inline u32 first_word(u32 set, bool is_dst, u32 ipv4)
+static __always_inline u32 ipv4_head_word(u32 set, bool is_dst, u32 ipv4)
 {
 	struct rule_chunk *chunk = chunk_at(set, 0);
 
@@ -185,7 +191,7 @@ static __always_inline u32 first_word(u32 set, bool is_dst, u32 ipv4)
 }
 
 /* Goes on from the first word of an address of IPv4: each line decides by four more bits. */
-static __always_inline u32 last_word(u32 set, u32 word, u32 ipv4)
+static __always_inline u32 ipv4_word(u32 set, u32 word, u32 ipv4)
 {
 #pragma unroll
 	for (int shift = 12; shift >= 0; shift -= 4) {
@@ -202,8 +208,8 @@ static __always_inline u32 last_word(u32 set, u32 word, u32 ipv4)
 	return word;
 }
 
-static __always_inline u32 word_of_ipv6(const struct rule_set *set, u32 number, bool is_dst,
-					const u64 *addr)
+static __always_inline u32 ipv6_word(const struct rule_set *set, u32 number, bool is_dst,
+				     const u64 *addr)
 {
 	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS,
 				      is_dst ? RULE_SIDE_DST : RULE_SIDE_SRC,
@@ -230,15 +236,15 @@ static __always_inline struct rule_known *known_at(u32 set, u32 word)
 /* Whether rules may mean a packet, by the words of its addresses. */
 static __always_inline bool is_asked_about(u32 src, u32 dst)
 {
-	return (src | dst) & RULE_WORD_HAS_RANKS || src & dst & RULE_WORD_HAS_BOXES;
+	return (src | dst) & RULE_WORD_HAS_RANKS || src & dst & RULE_WORD_HAS_RULES;
 }
 
 /* What is seen of an address at once: its first word, or that of IPv6 there may be anything. */
 static __always_inline u32 glimpse(const struct rule_control *control, bool is_dst, const u64 *addr)
 {
 	if (is_ipv4(addr))
-		return first_word(control->set & 1, is_dst, BE32((u32)(addr[1] >> 32)));
-	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_BOXES : 0;
+		return ipv4_head_word(control->set & 1, is_dst, BE32((u32)(addr[1] >> 32)));
+	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_RULES : 0;
 }
 
 /* The word that tells what is known of an address, of which the first one was seen. */
@@ -246,8 +252,8 @@ static __always_inline u32 word_of(const struct rule_set *set, u32 number, bool 
 				   const u64 *addr)
 {
 	if (is_ipv4(addr))
-		return last_word(number, word, BE32((u32)(addr[1] >> 32)));
-	return word_of_ipv6(set, number, is_dst, addr);
+		return ipv4_word(number, word, BE32((u32)(addr[1] >> 32)));
+	return ipv6_word(set, number, is_dst, addr);
 }
 
 /* Leaves those boxes that accept a value of some part; all of them where none asks for it. */
@@ -324,15 +330,20 @@ static __always_inline bool is_over_limit(const struct rule_entry *entry,
 	return bucket && is_used_up(bucket, entry, units, now_ns);
 }
 
-/* Counts the packet for a rule.  Returns whether the rule refuses it. */
+/* Whether a rule says that a packet goes no further. */
+static __always_inline bool is_over(const struct rule_entry *entry, const struct packet *packet)
+{
+	return entry->action == RULE_ACTION_DROP ||
+	       (entry->action == RULE_ACTION_LIMIT && is_over_limit(entry, packet));
+}
+
+/* Counts the packet for a rule, which lets it go or not.  Returns whether it refuses it. */
 static __always_inline bool meet(void *ctx, const bool is_xdp, struct hook_totals *books,
-				 const struct rule_entry *entry, struct packet *packet, u64 cpu,
-				 u64 now, u8 verdict)
+				 const struct rule_entry *entry, bool is_over,
+				 struct packet *packet, u64 cpu, u64 now, u8 verdict)
 {
 	u32 index = cpu * RULE_SLOTS + (entry->slot & (RULE_SLOTS - 1));
 	struct rule_books *counts = rule_books.lookup(&index);
-	bool is_over = entry->action == RULE_ACTION_DROP ||
-		       (entry->action == RULE_ACTION_LIMIT && is_over_limit(entry, packet));
 
 	if (!counts)
 		return false;
@@ -358,68 +369,101 @@ static __always_inline bool is_neighbour_discovery(const struct packet *packet)
 	       type >= ND_FIRST && type <= ND_LAST;
 }
 
-/* The rules that mean a packet: the first that is enforced, the first that is observed. */
-struct deciding {
-	struct found enforced;
-	struct found observed;
+/* What is known of a packet's addresses, and the boxes that accept all of its parts. */
+struct asked {
+	struct rule_known *src;
+	struct rule_known *dst;
+	struct rule_set *set;
+	u64 boxes[2];
+	u32 number; /* of the set */
+	u32 src_word;
+	u32 dst_word;
 };
 
-static __always_inline void find(struct deciding *deciding, u32 number, const struct rule_set *set,
-				 const struct packet *packet, u64 lane, u32 src_word, u32 dst_word,
-				 u64 now)
+/* Returns whether a rule may mean the packet after all that is asked there. */
+static __always_inline bool ask(struct asked *asked, const struct packet *packet, u64 lane)
 {
-	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6;
-	struct rule_known *src, *dst;
-	u64 boxes[2];
+	u64 shape = LANE_PART(lane, SHAPE);
+	u32 zero = 0, number, src, dst;
+	struct rule_control *control = rule_control.lookup(&zero);
 
-	src = known_at(number, src_word);
-	dst = known_at(number, dst_word);
-	if (!src || !dst)
-		return;
-	if (src_word & dst_word & RULE_WORD_HAS_BOXES) {
-		boxes[0] = src->boxes[0] & dst->boxes[0];
-		boxes[1] = src->boxes[1] & dst->boxes[1];
-		if (boxes[0] | boxes[1]) {
-			narrow_all(boxes, number, set->asks, packet, lane);
-			find_in_boxes(&deciding->enforced, number, boxes[0] & set->enforced[0],
-				      boxes[1] & set->enforced[1], now);
-			find_in_boxes(&deciding->observed, number, boxes[0] & ~set->enforced[0],
-				      boxes[1] & ~set->enforced[1], now);
-		}
+	/* Rules are about IP: whoever drops ARP has no network. */
+	if (!control || !control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
+		return false;
+	src = glimpse(control, false, packet->key.src_addr);
+	dst = glimpse(control, true, packet->key.dst_addr);
+	if (!is_asked_about(src, dst) || is_neighbour_discovery(packet))
+		return false;
+	number = control->set & 1;
+	asked->set = rule_sets.lookup(&number);
+	if (!asked->set)
+		return false;
+	src = word_of(asked->set, number, false, src, packet->key.src_addr);
+	dst = word_of(asked->set, number, true, dst, packet->key.dst_addr);
+	if (!is_asked_about(src, dst))
+		return false;
+	asked->src = known_at(number, src);
+	asked->dst = known_at(number, dst);
+	if (!asked->src || !asked->dst)
+		return false;
+	asked->number = number;
+	asked->src_word = src;
+	asked->dst_word = dst;
+	asked->boxes[0] = asked->boxes[1] = 0;
+	if (src & dst & RULE_WORD_HAS_BOXES) {
+		asked->boxes[0] = asked->src->boxes[0] & asked->dst->boxes[0];
+		asked->boxes[1] = asked->src->boxes[1] & asked->dst->boxes[1];
+		if (asked->boxes[0] | asked->boxes[1])
+			narrow_all(asked->boxes, number, asked->set->asks, packet, lane);
 	}
-	if (src_word & RULE_WORD_HAS_RANKS) {
-		put_before(&deciding->enforced, number, src->enforced, version, now);
-		put_before(&deciding->observed, number, src->observed, version, now);
-	}
-	if (dst_word & RULE_WORD_HAS_RANKS) {
-		put_before(&deciding->enforced, number, dst->enforced, version, now);
-		put_before(&deciding->observed, number, dst->observed, version, now);
-	}
+	return true;
 }
 
-/* Asks the rules about a packet of which the words were glimpsed.  Returns whether one refuses it. */
-static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct hook_totals *books,
-				       struct packet *packet, u64 lane, u64 cpu, u32 number,
-				       u32 src_word, u32 dst_word)
+/* The first rule that is enforced; looks as often as wanted for one that has not ended. */
+static __always_inline bool find_enforced(struct found *found, const struct asked *asked,
+					  u64 version, u64 now, const int looks)
 {
-	struct rule_set *set = rule_sets.lookup(&number);
-	struct found *enforced, *observed;
-	struct deciding deciding = {};
-	u64 now = bpf_jiffies64();
+	u32 number = asked->number;
+	bool is_found;
 
-	if (!set)
-		return false;
-	src_word = word_of(set, number, false, src_word, packet->key.src_addr);
-	dst_word = word_of(set, number, true, dst_word, packet->key.dst_addr);
-	if (!is_asked_about(src_word, dst_word))
-		return false;
-	find(&deciding, number, set, packet, lane, src_word, dst_word, now);
-	enforced = &deciding.enforced;
-	observed = &deciding.observed;
-	if (observed->entry && (!enforced->entry || observed->rank < enforced->rank))
-		meet(ctx, is_xdp, books, observed->entry, packet, cpu, now, REASON_OBSERVED);
-	if (!enforced->entry ||
-	    !meet(ctx, is_xdp, books, enforced->entry, packet, cpu, now, REASON_REFUSED))
+	is_found = find_in_boxes(found, number, asked->boxes[0] & asked->set->enforced[0],
+				 asked->boxes[1] & asked->set->enforced[1], now, looks);
+	if (asked->src_word & RULE_WORD_HAS_RANKS)
+		put_before(found, number, asked->src->enforced, version, now);
+	if (asked->dst_word & RULE_WORD_HAS_RANKS)
+		put_before(found, number, asked->dst->enforced, version, now);
+	return is_found;
+}
+
+/* The same of rules that are observed. */
+static __always_inline void find_observed(struct found *found, const struct asked *asked,
+					  u64 version, u64 now)
+{
+	u32 number = asked->number;
+
+	find_in_boxes(found, number, asked->boxes[0] & ~asked->set->enforced[0],
+		      asked->boxes[1] & ~asked->set->enforced[1], now, ENDED_AT_MOST);
+	if (asked->src_word & RULE_WORD_HAS_RANKS)
+		put_before(found, number, asked->src->observed, version, now);
+	if (asked->dst_word & RULE_WORD_HAS_RANKS)
+		put_before(found, number, asked->dst->observed, version, now);
+}
+
+/* Whether an observed rule may mean the packet. */
+static __always_inline bool may_be_observed(const struct asked *asked)
+{
+	return asked->boxes[0] & ~asked->set->enforced[0] ||
+	       asked->boxes[1] & ~asked->set->enforced[1] ||
+	       (asked->src_word & RULE_WORD_HAS_RANKS && asked->src->observed) ||
+	       (asked->dst_word & RULE_WORD_HAS_RANKS && asked->dst->observed);
+}
+
+/* Counts the packet for the rule that decides about it.  Returns whether it is refused. */
+static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct hook_totals *books,
+				       const struct rule_entry *entry, bool is_over,
+				       struct packet *packet, u64 cpu, u64 now)
+{
+	if (!meet(ctx, is_xdp, books, entry, is_over, packet, cpu, now, REASON_REFUSED))
 		return false;
 	books->dropped_packets += packet->segments;
 	books->dropped_bytes += packet->bytes;
@@ -428,39 +472,15 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct hook
 	return true;
 }
 
-/*
- * Judges a packet that was booked.  Returns whether it goes no further.  Most packets are let go by
- * the first words of their addresses.
- */
-static __always_inline bool judge(void *ctx, const bool is_xdp, struct hook_totals *books,
-				  struct packet *packet, u64 lane, u64 cpu)
-{
-	u64 shape = LANE_PART(lane, SHAPE);
-	u32 zero = 0, src_word, dst_word;
-	struct rule_control *control = rule_control.lookup(&zero);
-
-	/* Rules are about IP: whoever drops ARP has no network. */
-	if (!control || !control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
-		return false;
-	src_word = glimpse(control, false, packet->key.src_addr);
-	dst_word = glimpse(control, true, packet->key.dst_addr);
-	return is_asked_about(src_word, dst_word) && !is_neighbour_discovery(packet) &&
-	       is_refused(ctx, is_xdp, books, packet, lane, cpu, control->set & 1, src_word,
-			  dst_word);
-}
-
-/* Sends a packet that was booked on to be judged, if there are rules; does not come back then. */
+/* Sends a packet that was booked on to be judged in full; comes back only where it cannot. */
 static __always_inline void judge_apart(void *ctx, const bool is_xdp, const struct packet *packet,
 					u64 lane, u64 cpu)
 {
-	u32 zero = 0, index = cpu;
+	u32 index = cpu, zero = 0;
 	struct rule_control *control = rule_control.lookup(&zero);
-	struct judged *judged;
+	struct judged *judged = judged_packets.lookup(&index);
 
-	if (!control || !control->is_on)
-		return;
-	judged = judged_packets.lookup(&index);
-	if (!judged)
+	if (!control || !control->is_on || !judged)
 		return;
 	judged->packet = *packet;
 	judged->lane = lane;
@@ -470,10 +490,45 @@ static __always_inline void judge_apart(void *ctx, const bool is_xdp, const stru
 		tc_tails.call(ctx, TAIL_TC_RULES);
 }
 
-/*
- * Takes up a packet that was sent on.  Returns whether it goes no further; where it does, it may go
- * on to be named.
- */
+/* Judges a packet that was booked, in full or on its way there.  Returns whether it is refused. */
+static __always_inline bool judge(void *ctx, const bool is_xdp, struct hook_totals *books,
+				  struct packet *packet, u64 lane, u64 cpu)
+{
+	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6, now = bpf_jiffies64();
+	struct found found = {};
+	struct asked asked;
+
+	if (!ask(&asked, packet, lane))
+		return false;
+	if (may_be_observed(&asked) || !find_enforced(&found, &asked, version, now, 1) ||
+	    (found.entry && found.entry->action == RULE_ACTION_LIMIT)) {
+		judge_apart(ctx, is_xdp, packet, lane, cpu);
+		return false;
+	}
+	return found.entry && is_refused(ctx, is_xdp, books, found.entry,
+					 found.entry->action == RULE_ACTION_DROP, packet, cpu, now);
+}
+
+/* Judges a packet that was sent on.  Returns whether it is refused. */
+static __always_inline bool judge_in_full(void *ctx, const bool is_xdp, struct hook_totals *books,
+					  struct packet *packet, u64 lane, u64 cpu)
+{
+	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6, now = bpf_jiffies64();
+	struct found enforced = {}, observed = {};
+	struct asked asked;
+
+	if (!ask(&asked, packet, lane))
+		return false;
+	find_enforced(&enforced, &asked, version, now, ENDED_AT_MOST);
+	find_observed(&observed, &asked, version, now);
+	if (observed.entry && (!enforced.entry || observed.rank < enforced.rank))
+		meet(ctx, is_xdp, books, observed.entry, is_over(observed.entry, packet), packet,
+		     cpu, now, REASON_OBSERVED);
+	return enforced.entry && is_refused(ctx, is_xdp, books, enforced.entry,
+					    is_over(enforced.entry, packet), packet, cpu, now);
+}
+
+/* Takes up a packet that was sent on.  Where it goes further, it may go on to be named. */
 static __always_inline bool apply_rules(void *ctx, const bool is_xdp)
 {
 	u32 cpu = bpf_get_smp_processor_id();
@@ -483,7 +538,7 @@ static __always_inline bool apply_rules(void *ctx, const bool is_xdp)
 	if (!judged)
 		return false;
 	books = books_at(cpu, LANE_PART(judged->lane, POINT));
-	if (books && judge(ctx, is_xdp, books, &judged->packet, judged->lane, cpu))
+	if (books && judge_in_full(ctx, is_xdp, books, &judged->packet, judged->lane, cpu))
 		return true;
 	name_packet(ctx, is_xdp, &judged->packet, cpu);
 	return false;

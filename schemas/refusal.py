@@ -48,6 +48,8 @@ RULE_WORDS = {
     "is_line": 1 << 31,
     "has_ranks": 1 << 30,
     "has_boxes": 1 << 29,
+    # Others than those of the allow list, which alone refuses nothing.
+    "has_rules": 1 << 28,
 }
 
 # Where in a set's table of masks those for each part of a packet begin.  Type and code of ICMP

@@ -45,8 +45,7 @@ class Known:
     @classmethod
     def of(cls, count: int, boxes: int = 0) -> Self:
         """The same boxes *count* times, and no rank."""
-        words = np.array([boxes & _WORD, boxes >> _WORD_BITS], np.uint64)
-        return cls(np.tile(words, (count, 1)), np.full((count, 2), _NO_RANK, np.uint32))
+        return cls(np.tile(mask(boxes), (count, 1)), np.full((count, 2), _NO_RANK, np.uint32))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -84,6 +83,11 @@ class Known:
         ranks = np.where(self.ranks == _NO_RANK, 0, self.ranks)
         rows["enforced"], rows["observed"] = ranks.T
         return rows
+
+
+def mask(boxes: int) -> NDArray[np.uint64]:
+    """Bits of boxes as two words."""
+    return np.array([boxes & _WORD, boxes >> _WORD_BITS & _WORD], np.uint64)
 
 
 @dataclass(frozen=True, slots=True)

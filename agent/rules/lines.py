@@ -10,7 +10,7 @@ either side.  So an address of IPv4 is looked up in one to five steps, however m
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.rules.addresses import Known
+from agent.rules.addresses import Known, mask
 from schemas.refusal import CHUNK_LINES, LINE_WORDS, RULE_CHUNKS, RULE_SIDES, RULE_WORDS
 from schemas.rules.rule import RuleError
 
@@ -27,9 +27,10 @@ Words = NDArray[np.uint32]
 
 
 class Lines:
-    """Lines while they are being filled."""
+    """Lines while they are being filled; the first boxes, so many, are *allowed* ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: int = 0) -> None:
+        self._allowed = mask((1 << allowed) - 1)
         self._firsts = np.zeros((len(RULE_SIDES), 1 << _FIRST_BITS), np.uint32)
         self._parts: list[Words] = [self._firsts.reshape(-1, LINE_WORDS)]
         self._count = len(self._parts[0])
@@ -41,11 +42,15 @@ class Lines:
         lines = np.zeros((len(rows), LINE_BYTES), np.uint8)
         lines[:, : rows.itemsize] = rows.view(np.uint8).reshape(len(rows), rows.itemsize)
         words = self._add(lines.view(np.uint32))
-        has_boxes = once.boxes.any(axis=1)
-        has_ranks = (rows["enforced"] | rows["observed"]) != 0
-        words |= np.where(has_boxes, np.uint32(RULE_WORDS["has_boxes"]), np.uint32(0))
-        words |= np.where(has_ranks, np.uint32(RULE_WORDS["has_ranks"]), np.uint32(0))
-        words[~(has_boxes | has_ranks)] = 0
+        is_anything = np.zeros(len(rows), bool)
+        for name, is_so in (
+            ("has_ranks", (rows["enforced"] | rows["observed"]) != 0),
+            ("has_boxes", once.boxes.any(axis=1)),
+            ("has_rules", (once.boxes & ~self._allowed).any(axis=1)),
+        ):
+            words[is_so] |= np.uint32(RULE_WORDS[name])
+            is_anything |= is_so
+        words[~is_anything] = 0
         return words[places]
 
     def spread(self, side: str, starts: NDArray[np.uint64], words: Words) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.rows import Rows
-from agent.rules.addresses import Side
+from agent.rules.addresses import Side, mask
 from agent.rules.lines import Lines, Words
 from agent.rules.tries import keys_of
 from schemas.dtype import dtype_from_layout
@@ -149,7 +149,7 @@ def point_masks(bits: Sequence[Box], points: Points) -> Masks:
     masks = np.zeros((_size_of("point"), 2), np.uint64)
     for number, box in enumerate(bits):
         accepted = points.accepted_by(box)
-        masks[: len(accepted)][accepted] |= _mask(1 << number)
+        masks[: len(accepted)][accepted] |= mask(1 << number)
     return masks
 
 
@@ -163,6 +163,7 @@ class _Making:
         self._bits: list[Box] = []
         self._ranks_of_bits: list[int] = []
         self._enforced = 0
+        self._allowed = 0
         # By side: what stands with each prefix, and bits of boxes that ask for an address.
         self._sides = {name: Side() for name in RULE_SIDES}
 
@@ -174,6 +175,7 @@ class _Making:
         )
         for box in boxes:
             self._add_bit(box, is_enforced=True)
+        self._allowed = len(self._bits)
 
     def add(self, placed: Placed) -> None:
         rule = placed.rule
@@ -224,7 +226,7 @@ class _Making:
         whole = np.zeros(1, dtype_from_layout(RULE_SET))
         whole["enforced"] = _as_bytes(self._enforced)
         whole["asks"] = sum({RULE_ASKS[part] for box in self._bits for part, _ in _asked_by(box)})
-        lines, keys, values = Lines(), [], []
+        lines, keys, values = Lines(self._allowed), [], []
         for name, side in self._sides.items():
             found = side.addresses()
             lines.spread(name, found.starts, lines.keep(found.ipv4))
@@ -247,13 +249,13 @@ class _Making:
 
     def _masks(self, points: Points) -> Masks:
         masks = np.empty((RULE_MASKS, 2), np.uint64)
-        masks[:] = _mask((1 << len(self._bits)) - 1)
+        masks[:] = mask((1 << len(self._bits)) - 1)
         for number, box in enumerate(self._bits):
             for part, accepted in _asked_by(box):
                 if part == "point":  # changes with interfaces
                     continue
                 refused = ~_members(accepted, _size_of(part))
-                part_of(masks, part)[refused] &= _mask(~(1 << number))
+                part_of(masks, part)[refused] &= mask(~(1 << number))
         part_of(masks, "point")[:] = point_masks(self._bits, points)
         return masks
 
@@ -306,11 +308,6 @@ def _members(numbers: int, size: int) -> NDArray[np.bool_]:
     numbers &= (1 << size) - 1
     packed = np.frombuffer(numbers.to_bytes(-(-size // 8), "little"), np.uint8)
     return np.unpackbits(packed, bitorder="little")[:size].astype(bool)
-
-
-def _mask(boxes: int) -> NDArray[np.uint64]:
-    """Bits of boxes as two words."""
-    return np.array([boxes & _ALL_BITS, boxes >> _WORD_BITS & _ALL_BITS], np.uint64)
 
 
 def _as_bytes(boxes: int) -> NDArray[np.void]:

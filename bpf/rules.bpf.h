@@ -182,16 +182,25 @@ static __always_inline struct rule_chunk *chunk_at(u32 set, u32 chunk)
 	return array ? bpf_map_lookup_elem(array, &zero) : NULL;
 }
 
-/* The word of an address of IPv4 by its first 16 bits, with which the first chunk begins. */
-static __always_inline u32 ipv4_head_word(u32 set, bool is_dst, u32 ipv4)
+/*
+ * The chunk with the line that a word names.  Most are in the first one, which is at hand: the CPU goes
+ * on with that before it knows.
+ */
+static __always_inline struct rule_chunk *chunk_of(u32 set, struct rule_chunk *head, u32 word)
 {
-	struct rule_chunk *chunk = chunk_at(set, 0);
+	u32 chunk = word / RULE_CHUNK_LINES % RULE_CHUNKS;
 
-	return chunk ? chunk->words[(is_dst << 16) + (ipv4 >> 16)] : 0;
+	return chunk ? chunk_at(set, chunk) : head;
+}
+
+/* The word of an address of IPv4 by its first 16 bits, with which the first chunk begins. */
+static __always_inline u32 ipv4_head_word(const struct rule_chunk *head, bool is_dst, u32 ipv4)
+{
+	return head->words[(is_dst << 16) + (ipv4 >> 16)];
 }
 
 /* Goes on from the first word of an address of IPv4: each line decides by four more bits. */
-static __always_inline u32 ipv4_word(u32 set, u32 word, u32 ipv4)
+static __always_inline u32 ipv4_word(u32 set, struct rule_chunk *head, u32 word, u32 ipv4)
 {
 #pragma unroll
 	for (int shift = 12; shift >= 0; shift -= 4) {
@@ -199,7 +208,7 @@ static __always_inline u32 ipv4_word(u32 set, u32 word, u32 ipv4)
 
 		if (!(word & RULE_WORD_IS_LINE))
 			break;
-		chunk = chunk_at(set, word / RULE_CHUNK_LINES % RULE_CHUNKS);
+		chunk = chunk_of(set, head, word);
 		if (!chunk)
 			return 0;
 		word = chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS +
@@ -226,9 +235,9 @@ static __always_inline u32 ipv6_word(const struct rule_set *set, u32 number, boo
 	return word ? *word : any;
 }
 
-static __always_inline struct rule_known *known_at(u32 set, u32 word)
+static __always_inline struct rule_known *known_at(u32 set, struct rule_chunk *head, u32 word)
 {
-	struct rule_chunk *chunk = chunk_at(set, word / RULE_CHUNK_LINES % RULE_CHUNKS);
+	struct rule_chunk *chunk = word ? chunk_of(set, head, word) : NULL;
 
 	return chunk ? (void *)&chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS] : NULL;
 }
@@ -240,19 +249,20 @@ static __always_inline bool is_asked_about(u32 src, u32 dst)
 }
 
 /* What is seen of an address at once: its first word, or that of IPv6 there may be anything. */
-static __always_inline u32 glimpse(const struct rule_control *control, bool is_dst, const u64 *addr)
+static __always_inline u32 glimpse(const struct rule_control *control,
+				   const struct rule_chunk *head, bool is_dst, const u64 *addr)
 {
 	if (is_ipv4(addr))
-		return ipv4_head_word(control->set & 1, is_dst, BE32((u32)(addr[1] >> 32)));
+		return ipv4_head_word(head, is_dst, BE32((u32)(addr[1] >> 32)));
 	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_RULES : 0;
 }
 
 /* The word that tells what is known of an address, of which the first one was seen. */
-static __always_inline u32 word_of(const struct rule_set *set, u32 number, bool is_dst, u32 word,
-				   const u64 *addr)
+static __always_inline u32 word_of(const struct rule_set *set, u32 number, struct rule_chunk *head,
+				   bool is_dst, u32 word, const u64 *addr)
 {
 	if (is_ipv4(addr))
-		return ipv4_word(number, word, BE32((u32)(addr[1] >> 32)));
+		return ipv4_word(number, head, word, BE32((u32)(addr[1] >> 32)));
 	return ipv6_word(set, number, is_dst, addr);
 }
 
@@ -369,15 +379,13 @@ static __always_inline bool is_neighbour_discovery(const struct packet *packet)
 	       type >= ND_FIRST && type <= ND_LAST;
 }
 
-/* What is known of a packet's addresses, and the boxes that accept all of its parts. */
+/* What is known of a packet's addresses, NULL where nothing is, and the boxes that accept all of it. */
 struct asked {
 	struct rule_known *src;
 	struct rule_known *dst;
 	struct rule_set *set;
 	u64 boxes[2];
 	u32 number; /* of the set */
-	u32 src_word;
-	u32 dst_word;
 };
 
 /* Returns whether a rule may mean the packet after all that is asked there. */
@@ -386,31 +394,31 @@ static __always_inline bool ask(struct asked *asked, const struct packet *packet
 	u64 shape = LANE_PART(lane, SHAPE);
 	u32 zero = 0, number, src, dst;
 	struct rule_control *control = rule_control.lookup(&zero);
+	struct rule_chunk *head;
 
 	/* Rules are about IP: whoever drops ARP has no network. */
 	if (!control || !control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
 		return false;
-	src = glimpse(control, false, packet->key.src_addr);
-	dst = glimpse(control, true, packet->key.dst_addr);
+	number = control->set & 1;
+	head = chunk_at(number, 0);
+	if (!head)
+		return false;
+	src = glimpse(control, head, false, packet->key.src_addr);
+	dst = glimpse(control, head, true, packet->key.dst_addr);
 	if (!is_asked_about(src, dst) || is_neighbour_discovery(packet))
 		return false;
-	number = control->set & 1;
+	asked->number = number;
 	asked->set = rule_sets.lookup(&number);
 	if (!asked->set)
 		return false;
-	src = word_of(asked->set, number, false, src, packet->key.src_addr);
-	dst = word_of(asked->set, number, true, dst, packet->key.dst_addr);
+	src = word_of(asked->set, number, head, false, src, packet->key.src_addr);
+	dst = word_of(asked->set, number, head, true, dst, packet->key.dst_addr);
 	if (!is_asked_about(src, dst))
 		return false;
-	asked->src = known_at(number, src);
-	asked->dst = known_at(number, dst);
-	if (!asked->src || !asked->dst)
-		return false;
-	asked->number = number;
-	asked->src_word = src;
-	asked->dst_word = dst;
+	asked->src = known_at(number, head, src);
+	asked->dst = known_at(number, head, dst);
 	asked->boxes[0] = asked->boxes[1] = 0;
-	if (src & dst & RULE_WORD_HAS_BOXES) {
+	if (asked->src && asked->dst && src & dst & RULE_WORD_HAS_BOXES) {
 		asked->boxes[0] = asked->src->boxes[0] & asked->dst->boxes[0];
 		asked->boxes[1] = asked->src->boxes[1] & asked->dst->boxes[1];
 		if (asked->boxes[0] | asked->boxes[1])
@@ -428,9 +436,9 @@ static __always_inline bool find_enforced(struct found *found, const struct aske
 
 	is_found = find_in_boxes(found, number, asked->boxes[0] & asked->set->enforced[0],
 				 asked->boxes[1] & asked->set->enforced[1], now, looks);
-	if (asked->src_word & RULE_WORD_HAS_RANKS)
+	if (asked->src)
 		put_before(found, number, asked->src->enforced, version, now);
-	if (asked->dst_word & RULE_WORD_HAS_RANKS)
+	if (asked->dst)
 		put_before(found, number, asked->dst->enforced, version, now);
 	return is_found;
 }
@@ -443,9 +451,9 @@ static __always_inline void find_observed(struct found *found, const struct aske
 
 	find_in_boxes(found, number, asked->boxes[0] & ~asked->set->enforced[0],
 		      asked->boxes[1] & ~asked->set->enforced[1], now, ENDED_AT_MOST);
-	if (asked->src_word & RULE_WORD_HAS_RANKS)
+	if (asked->src)
 		put_before(found, number, asked->src->observed, version, now);
-	if (asked->dst_word & RULE_WORD_HAS_RANKS)
+	if (asked->dst)
 		put_before(found, number, asked->dst->observed, version, now);
 }
 
@@ -453,9 +461,8 @@ static __always_inline void find_observed(struct found *found, const struct aske
 static __always_inline bool may_be_observed(const struct asked *asked)
 {
 	return asked->boxes[0] & ~asked->set->enforced[0] ||
-	       asked->boxes[1] & ~asked->set->enforced[1] ||
-	       (asked->src_word & RULE_WORD_HAS_RANKS && asked->src->observed) ||
-	       (asked->dst_word & RULE_WORD_HAS_RANKS && asked->dst->observed);
+	       asked->boxes[1] & ~asked->set->enforced[1] || (asked->src && asked->src->observed) ||
+	       (asked->dst && asked->dst->observed);
 }
 
 /* Counts the packet for the rule that decides about it.  Returns whether it is refused. */

@@ -227,13 +227,16 @@ class _Making:
         whole["enforced"] = _as_bytes(self._enforced)
         whole["asks"] = sum({RULE_ASKS[part] for box in self._bits for part, _ in _asked_by(box)})
         lines, keys, values = Lines(self._allowed), [], []
-        for name, side in self._sides.items():
-            found = side.addresses()
-            lines.spread(name, found.starts, lines.keep(found.ipv4))
-            whole[f"any_{name}"] = lines.keep(found.elsewhere)
-            whole[f"has_{name}_ipv6"] = len(found.lengths) > 0
-            keys.append(keys_of(name, found.firsts, found.lengths))
-            values.append(lines.keep(found.ipv6))
+        found = {name: side.addresses() for name, side in self._sides.items()}
+        # What is known comes first: it is looked up more often than any line behind it.
+        words = {name: lines.keep(its.ipv4) for name, its in found.items()}
+        for name, its in found.items():
+            whole[f"any_{name}"] = lines.keep(its.elsewhere)
+            whole[f"has_{name}_ipv6"] = len(its.lengths) > 0
+            keys.append(keys_of(name, its.firsts, its.lengths))
+            values.append(lines.keep(its.ipv6))
+        for name, its in found.items():
+            lines.spread(name, its.starts, words[name])
         return Tables(
             whole,
             self._masks(points),

@@ -15,6 +15,7 @@ from agent.compiled import Compilation, DamagedError, files_now, key_of
 from agent.compiler import compiled, compiler_files
 from agent.images import Image
 from agent.plan import LoadError, Plan, remove_all
+from agent.rules.chunks import CHUNKS, make_chunks
 from agent.rules.tries import TRIES, make_tries
 from agent.sources import Source, code_of, options, seeds_used
 
@@ -83,6 +84,8 @@ def _load(
     if has_own_tails:
         made = made.with_own(source.tails)
     # What its elements are like is nothing that the compiler tells of a map.
+    if CHUNKS in source.maps:
+        make_chunks(plan.pins)
     if TRIES in source.maps:
         make_tries(plan.pins)
     maps, programs = made.load(source, plan.pins, code_of(source, plan), plan.seeds)

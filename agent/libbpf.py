@@ -154,6 +154,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_btf_load": (_Pointer, ctypes.c_size_t, _Pointer),
     "bpf_link_update": (ctypes.c_int, ctypes.c_int, _Pointer),
     "bpf_map_delete_elem": (ctypes.c_int, _Pointer),
+    "bpf_map_lookup_elem": (ctypes.c_int, _Pointer, _Pointer),
     "bpf_map_update_elem": (ctypes.c_int, _Pointer, _Pointer, ctypes.c_uint64),
     "bpf_map_update_batch": (ctypes.c_int, _Pointer, _Pointer, _Pointer, _Pointer),
     "bpf_prog_test_run_opts": (ctypes.c_int, _Pointer),
@@ -269,6 +270,18 @@ def create_array_of_maps(pattern_fd: int, count: int) -> int:
         *("bpf_map_create", "array of maps", MAP_ARRAY_OF_MAPS, b"hookline_maps"),
         *(4, 4, count, ctypes.byref(options)),
     )
+
+
+def pin_array_of_maps(path: Path, pattern_fd: int, count: int) -> None:
+    """Pin a new one at *path*; the descriptor of its pattern is closed."""
+    try:
+        fd = create_array_of_maps(pattern_fd, count)
+    finally:
+        os.close(pattern_fd)
+    try:
+        pin(fd, path)
+    finally:
+        os.close(fd)
 
 
 def create_array_of_rings(count: int) -> int:
@@ -442,6 +455,19 @@ def _update_one_by_one(map_fd: int, keys: NDArray[Any], values: NDArray[Any]) ->
         at = number * keys.itemsize, number * values.itemsize
         if (result := update(map_fd, key + at[0], value + at[1], 0)) < 0:
             raise OSError(-result, f"bpf_map_update_elem: {os.strerror(-result)}", f"key {number}")
+
+
+def has_element(map_fd: int, key: int) -> bool:
+    """Whether there is a map in one element of an array of maps."""
+    index, number = ctypes.c_uint32(key), ctypes.c_uint32()
+    try:
+        _call(
+            *("bpf_map_lookup_elem", f"key {key}", map_fd),
+            *(ctypes.byref(index), ctypes.byref(number)),
+        )
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def delete_element(map_fd: int, key: int) -> None:

@@ -73,6 +73,7 @@ RULE_MAPS = (
     "rule_books",
     "rule_buckets",
     "rule_sources",
+    "rule_chunks",
     "rule_tries",
 )
 # Whose limits are kept apart, where every source has its own; the longest unseen make room.

@@ -45,14 +45,14 @@ def measure(scale: Scale) -> list[dict]:
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cpus)})
     tables = [
-        one_packet(scale.pick(21, 5)),
-        spread(scale.pick(11, 3)),
-        singles(scale.pick(11, 3)),
-        live(COUNTS, scale.pick(11, 3)),
+        one_packet(scale.pick(11, 5)),
+        spread(scale.pick(7, 3)),
+        singles(scale.pick(9, 3)),
+        live(COUNTS, scale.pick(7, 3)),
     ]
     # An agent starts where we are.
     os.sched_setaffinity(0, cpus)
-    return [*tables, changes(scale.pick(20, 3))]
+    return [*tables, changes(scale.pick(10, 3))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,12 @@
 
 #define RULE_MASKS 139904
 
+#define RULE_CHUNKS 64
+
+#define RULE_CHUNK_LINES 16384
+
+#define RULE_LINE_WORDS 16
+
 #define RULE_PRICE_SHIFT 16
 
 enum shape {
@@ -93,8 +99,6 @@ enum rule_unit {
 enum rule_side {
 	RULE_SIDE_SRC = 0,
 	RULE_SIDE_DST = 1,
-	RULE_SIDE_SRC_IPV4 = 2,
-	RULE_SIDE_DST_IPV4 = 3,
 };
 
 enum rule_part {
@@ -117,6 +121,13 @@ enum rule_asks {
 	RULE_ASKS_POINT = 32,
 	RULE_ASKS_SRC_PORT = 64,
 	RULE_ASKS_DST_PORT = 128,
+};
+
+enum rule_word {
+	RULE_WORD_IS_LINE = 2147483648,
+	RULE_WORD_HAS_RANKS = 1073741824,
+	RULE_WORD_HAS_BOXES = 536870912,
+	RULE_WORD_HAS_RULES = 268435456,
 };
 
 /* lane: where a packet was seen and how it was marked: the part of a flow's key
@@ -705,41 +716,43 @@ _Static_assert(__builtin_offsetof(struct capture_books, reserved3) == 24, "reser
 /* Whether there are rules, and in which set. */
 struct rule_control {
 	/* 0 where no packet need be asked about */
-	__u32 is_on;
+	__u8 is_on;
+	/* 0 where no packet of IPv6 need be */
+	__u8 is_on_ipv6;
+	__u8 reserved2[2];
 	/* the set that counts, 0 or 1 */
 	__u32 set;
 };
 _Static_assert(sizeof(struct rule_control) == 8, "size");
 _Static_assert(__builtin_offsetof(struct rule_control, is_on) == 0, "is_on");
+_Static_assert(__builtin_offsetof(struct rule_control, is_on_ipv6) == 1, "is_on_ipv6");
+_Static_assert(__builtin_offsetof(struct rule_control, reserved2) == 2, "reserved2");
 _Static_assert(__builtin_offsetof(struct rule_control, set) == 4, "set");
 
 /* What is known of a whole set of rules. */
 struct rule_set {
-	/* boxes that accept a source which no prefix covers */
-	__u64 any_src[2];
-	/* boxes that accept such a destination */
-	__u64 any_dst[2];
 	/* boxes of rules that are enforced; others are observed */
 	__u64 enforced[2];
-	/* 1 where any prefix of sources is known */
-	__u8 has_src;
-	/* 1 where any prefix of destinations is known */
-	__u8 has_dst;
-	/* 1 where any box has a bit */
-	__u8 has_boxes;
-	/* the parts of a packet that any of those boxes asks for, as bits */
+	/* the word of a source of IPv6 which no prefix covers */
+	__u32 any_src;
+	/* the word of such a destination */
+	__u32 any_dst;
+	/* 1 where any prefix of sources is known, of IPv6 */
+	__u8 has_src_ipv6;
+	/* the same of destinations */
+	__u8 has_dst_ipv6;
+	/* the parts of a packet that any box asks for, as bits */
 	__u8 asks;
-	__u8 reserved7[4];
+	__u8 reserved6[5];
 };
-_Static_assert(sizeof(struct rule_set) == 56, "size");
-_Static_assert(__builtin_offsetof(struct rule_set, any_src) == 0, "any_src");
-_Static_assert(__builtin_offsetof(struct rule_set, any_dst) == 16, "any_dst");
-_Static_assert(__builtin_offsetof(struct rule_set, enforced) == 32, "enforced");
-_Static_assert(__builtin_offsetof(struct rule_set, has_src) == 48, "has_src");
-_Static_assert(__builtin_offsetof(struct rule_set, has_dst) == 49, "has_dst");
-_Static_assert(__builtin_offsetof(struct rule_set, has_boxes) == 50, "has_boxes");
-_Static_assert(__builtin_offsetof(struct rule_set, asks) == 51, "asks");
-_Static_assert(__builtin_offsetof(struct rule_set, reserved7) == 52, "reserved7");
+_Static_assert(sizeof(struct rule_set) == 32, "size");
+_Static_assert(__builtin_offsetof(struct rule_set, enforced) == 0, "enforced");
+_Static_assert(__builtin_offsetof(struct rule_set, any_src) == 16, "any_src");
+_Static_assert(__builtin_offsetof(struct rule_set, any_dst) == 20, "any_dst");
+_Static_assert(__builtin_offsetof(struct rule_set, has_src_ipv6) == 24, "has_src_ipv6");
+_Static_assert(__builtin_offsetof(struct rule_set, has_dst_ipv6) == 25, "has_dst_ipv6");
+_Static_assert(__builtin_offsetof(struct rule_set, asks) == 26, "asks");
+_Static_assert(__builtin_offsetof(struct rule_set, reserved6) == 27, "reserved6");
 
 /* The boxes that accept one value of one part of a packet. */
 struct rule_mask {
@@ -753,9 +766,9 @@ _Static_assert(__builtin_offsetof(struct rule_mask, boxes) == 0, "boxes");
 struct rule_prefix_key {
 	/* length of the prefix, that of the side, 32, included */
 	__u32 bits;
-	/* source or destination, and whether it is IPv4 */
+	/* source or destination */
 	__u32 side;
-	/* the address; IPv4 as its four bytes, then zeros */
+	/* the address, which is none of IPv4 */
 	__u64 packed[2];
 };
 _Static_assert(sizeof(struct rule_prefix_key) == 24, "size");
@@ -763,8 +776,8 @@ _Static_assert(__builtin_offsetof(struct rule_prefix_key, bits) == 0, "bits");
 _Static_assert(__builtin_offsetof(struct rule_prefix_key, side) == 4, "side");
 _Static_assert(__builtin_offsetof(struct rule_prefix_key, packed) == 8, "packed");
 
-/* What rules say of addresses of which this is the longest prefix that is known. */
-struct rule_prefix {
+/* What rules say of addresses: of all of which the same is known. */
+struct rule_known {
 	/* boxes that accept the address */
 	__u64 boxes[2];
 	/* rank of the first rule that asks for nothing else; 0: none */
@@ -772,10 +785,10 @@ struct rule_prefix {
 	/* the same, of rules that are observed */
 	__u32 observed;
 };
-_Static_assert(sizeof(struct rule_prefix) == 24, "size");
-_Static_assert(__builtin_offsetof(struct rule_prefix, boxes) == 0, "boxes");
-_Static_assert(__builtin_offsetof(struct rule_prefix, enforced) == 16, "enforced");
-_Static_assert(__builtin_offsetof(struct rule_prefix, observed) == 20, "observed");
+_Static_assert(sizeof(struct rule_known) == 24, "size");
+_Static_assert(__builtin_offsetof(struct rule_known, boxes) == 0, "boxes");
+_Static_assert(__builtin_offsetof(struct rule_known, enforced) == 16, "enforced");
+_Static_assert(__builtin_offsetof(struct rule_known, observed) == 20, "observed");
 
 /* One rule, found by its rank, which begins with 1. */
 struct rule_entry {

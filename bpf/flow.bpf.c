@@ -117,8 +117,8 @@ static __always_inline void go_on_unusual(void *ctx, const bool is_xdp, const st
 		tc_tails.call(ctx, TAIL_TC);
 }
 
-/* Books the packet if it is a plain one. */
-static __always_inline void account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
+/* Books and judges the packet if it is a plain one.  Returns whether it goes no further. */
+static __always_inline bool account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
 					  struct cursor *cursor)
 {
 	u64 cpu = bpf_get_smp_processor_id();
@@ -126,7 +126,7 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 	struct packet packet = {.segments = 1};
 
 	if (!books)
-		return;
+		return false;
 	packet.tag_bytes = frame->has_aside_tag * VLAN_TAG_BYTES;
 	packet.bytes = frame->wire_bytes + packet.tag_bytes;
 	packet.min_bytes = packet.max_bytes = packet.bytes;
@@ -140,51 +140,49 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 #endif
 	count_segments(&packet, frame->segment_bytes, frame->segments);
 	book(ctx, is_xdp, books, &packet, cpu, frame->point);
-	judge(ctx, is_xdp, &packet, packet.key.lane, cpu);
+	if (judge(ctx, is_xdp, books, &packet, packet.key.lane, cpu))
+		return true;
 	name_packet(ctx, is_xdp, &packet, cpu);
+	return false;
 }
 
-static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
+static __always_inline bool account_skb(struct __sk_buff *skb, bool is_egress)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
 	struct frame frame = {};
 
 	frame_from_skb(&frame, skb, is_egress);
-	account_frame(skb, false, &frame, &cursor);
+	return account_frame(skb, false, &frame, &cursor);
 }
 
-static __always_inline void account_xdp(struct xdp_md *xdp, const bool is_jumbo)
+static __always_inline bool account_xdp(struct xdp_md *xdp, const bool is_jumbo)
 {
 	struct cursor cursor = {(void *)(long)xdp->data, (void *)(long)xdp->data_end};
 	struct frame frame = {};
 
 	frame_from_xdp(&frame, xdp, is_jumbo);
-	account_frame(xdp, true, &frame, &cursor);
+	return account_frame(xdp, true, &frame, &cursor);
 }
 
 int hook_xdp(struct xdp_md *ctx)
 {
-	account_xdp(ctx, false);
-	return XDP_PASS;
+	return account_xdp(ctx, false) ? XDP_DROP : XDP_PASS;
 }
 
 /* Loaded where an interface's frames do not fit into one buffer, from Linux 5.18 on. */
 int hook_xdp_jumbo(struct xdp_md *ctx)
 {
-	account_xdp(ctx, true);
-	return XDP_PASS;
+	return account_xdp(ctx, true) ? XDP_DROP : XDP_PASS;
 }
 
 int hook_ingress(struct __sk_buff *skb)
 {
-	account_skb(skb, false);
-	return TC_ACT_UNSPEC;
+	return account_skb(skb, false) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 int hook_egress(struct __sk_buff *skb)
 {
-	account_skb(skb, true);
-	return TC_ACT_UNSPEC;
+	return account_skb(skb, true) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 int unusual_xdp(struct xdp_md *ctx)

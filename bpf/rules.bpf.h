@@ -3,15 +3,21 @@
  * Rules: which packets go no further.
  *
  *  1. Without rules, one lookup says so, and that is all a packet pays.
- *  2. Else it goes on in a program of its own: what that does would multiply with all paths through
- *     the parser, and be walked by the verifier each time.
- *  3. One lookup of the longest prefix for each address that rules ask for tells the boxes (see
- *     schemas/refusal.py) that accept it, and the first rules that ask for nothing else.  A hundred
- *     thousand prefixes cost what ten do, but for the memory that the trie is spread over.
+ *  2. With rules, two words tell what the first half of each address of IPv4 may have to do with
+ *     them.  For most packets that is nothing, and they are done.
+ *  3. Of others, addresses are looked up to their end: those of IPv4 in lines (agent/rules/lines.py),
+ *     in four more steps at most, however many prefixes there are; those of IPv6 in a trie.  What is
+ *     found tells the boxes (see schemas/refusal.py) that accept an address, and the first rules that
+ *     ask for nothing else.
  *  4. One array lookup for each other part of the packet that any box asks for takes away boxes that
  *     do not accept it.
  *  5. What is left belongs to rules by rank.  The first enforced one decides; of those that are
  *     only observed, the first one before it is counted, as what would have decided.
+ *
+ * Plain packets are judged where they are booked, if what decides is a rule that drops or passes.
+ * Unusual ones, and all that limits, observed rules and ended ones have to do with, go on in a program
+ * of their own: the way there costs more than all of the above, but here all that would be walked by
+ * the verifier for each path through the parser.
  *
  * Time comes from jiffies: a rule ends within two ticks of its end.  Only limits read a clock.
  */
@@ -38,25 +44,44 @@ SHARED_ARRAY(rule_buckets, struct rule_bucket, RULE_SLOTS);
 BPF_F_TABLE("lru_hash:" PINS "/rule_sources", struct rule_source, struct rule_bucket, rule_sources,
 	    LIMITED_SOURCES, 0);
 
-/* What the elements of the next one are like; never used. */
+/* A part of what is known of addresses; one is kept as a whole, so finding a word in it is adding. */
+struct rule_chunk {
+	u32 words[RULE_CHUNK_LINES * RULE_LINE_WORDS];
+};
+
+/*
+ * What the elements of the next two are like; never used.  A chunk has more than one word, but bcc
+ * would make code for each.
+ */
+struct rule_chunk_table_t {
+	u32 key;
+	u32 leaf;
+	u32 max_entries;
+	int flags;
+};
+__attribute__((section("maps/array"))) struct rule_chunk_table_t rule_chunk = {
+	.max_entries = 1, .flags = BPF_F_MMAPABLE};
 struct rule_trie_table_t {
 	struct rule_prefix_key key;
-	struct rule_prefix leaf;
+	u32 leaf;
 	u32 max_entries;
 	int flags;
 };
 __attribute__((section("maps/lpm_trie"))) struct rule_trie_table_t rule_trie = {
 	.max_entries = 1, .flags = BPF_F_NO_PREALLOC};
-struct rule_tries_table_t {
-	int key;
-	u32 leaf;
-	void *(*lookup)(int *);
-	u32 max_entries;
-};
-/* Key: set.  The agent makes it, and the tries in it; see agent/rules/tries.py. */
-__attribute__((section("maps/array_of_maps$rule_trie:" PINS
-		       "/rule_tries"))) struct rule_tries_table_t rule_tries = {.max_entries =
-											RULE_SETS};
+#define ARRAY_OF_MAPS(name, pattern, count)                                                        \
+	struct name##_table_t {                                                                    \
+		int key;                                                                           \
+		u32 leaf;                                                                          \
+		void *(*lookup)(int *);                                                            \
+		u32 max_entries;                                                                   \
+	};                                                                                         \
+	__attribute__((section("maps/array_of_maps$" #pattern ":" PINS                             \
+			       "/" #name))) struct name##_table_t name = {.max_entries = count}
+/* Key: set * RULE_CHUNKS + chunk.  The agent makes it, and the chunks; see agent/rules/lines.py. */
+ARRAY_OF_MAPS(rule_chunks, rule_chunk, RULE_SETS *RULE_CHUNKS);
+/* Key: set.  Of IPv6.  The agent makes it, and the tries in it; see agent/rules/tries.py. */
+ARRAY_OF_MAPS(rule_tries, rule_trie, RULE_SETS);
 
 /* A packet on its way to the rules. */
 struct judged {
@@ -84,34 +109,6 @@ BPF_TABLE_PINNED("array", u32, struct judged, judged_packets, CPUS, PRIVATE("jud
 #define ND_LAST		      137
 #define LANE_PART(lane, part) ((lane) >> LANE_##part##_SHIFT & LANE_##part##_MASK)
 
-static __always_inline bool has_rules(void)
-{
-	u32 zero = 0;
-	struct rule_control *control = rule_control.lookup(&zero);
-
-	return control && control->is_on;
-}
-
-/* Sends a packet that was booked on to the rules, if there are any; does not come back then. */
-static __always_inline void judge(void *ctx, const bool is_xdp, const struct packet *packet,
-				  u64 lane, u64 cpu)
-{
-	struct judged *judged;
-	u32 index = cpu;
-
-	if (!has_rules())
-		return;
-	judged = judged_packets.lookup(&index);
-	if (!judged)
-		return;
-	judged->packet = *packet;
-	judged->lane = lane;
-	if (is_xdp)
-		xdp_tails.call(ctx, TAIL_XDP_RULES);
-	else
-		tc_tails.call(ctx, TAIL_TC_RULES);
-}
-
 /* The entry of a rule that is in force; 0 is no rule. */
 static __always_inline struct rule_entry *rule_at(u32 set, u32 rank, u64 now)
 {
@@ -123,51 +120,150 @@ static __always_inline struct rule_entry *rule_at(u32 set, u32 rank, u64 now)
 	return entry;
 }
 
-/* The rank, if that rule is in force for packets of the version and comes before *best*. */
-static __always_inline u32 before(u32 best, u32 set, u32 rank, u64 version, u64 now)
-{
-	struct rule_entry *entry = rule_at(set, rank, now);
+/* A rule that was found; rank 0 is none. */
+struct found {
+	struct rule_entry *entry;
+	u32 rank;
+};
 
-	return entry && entry->versions >> version & 1 && (!best || rank < best) ? rank : best;
+/* Puts a rule that stands with a prefix in the place of one that comes after it. */
+static __always_inline void put_before(struct found *found, u32 set, u32 rank, u64 version, u64 now)
+{
+	struct rule_entry *entry;
+
+	if (!rank || (found->rank && found->rank < rank))
+		return;
+	entry = rule_at(set, rank, now);
+	if (!entry || !(entry->versions >> version & 1))
+		return;
+	found->entry = entry;
+	found->rank = rank;
 }
 
-/* The rank of the first rule in force that has one of the boxes; they are in the order of ranks. */
-static __always_inline u32 first_of_boxes(u32 set, u64 low, u64 high, u64 now)
+/*
+ * Finds the first rule in force that has one of the boxes; they are in the order of ranks.  Returns
+ * false where all the rules that it looks at have ended, and there are more.
+ */
+static __always_inline bool find_in_boxes(struct found *found, u32 set, u64 low, u64 high, u64 now,
+					  const int looks)
 {
 #pragma clang loop unroll(disable)
-	for (int ended = 0; ended < ENDED_AT_MOST; ended++) {
+	for (int ended = 0; ended < looks; ended++) {
 		u64 word = low ? low : high;
 		u64 bit = word & -word;
 		u32 index = set * RULE_BOXES + (low ? 0 : 64) + BIT_PLACE(bit);
 		struct rule_rank *rank = word ? rule_ranks.lookup(&index) : NULL;
 
 		if (!rank)
-			return 0;
-		if (rule_at(set, rank->rank, now))
-			return rank->rank;
+			return true;
+		found->entry = rule_at(set, rank->rank, now);
+		if (found->entry) {
+			found->rank = rank->rank;
+			return true;
+		}
 		if (low)
 			low ^= bit;
 		else
 			high ^= bit;
 	}
-	return 0;
+	return !(low | high);
 }
 
-/* What is known of the longest prefix of an address; NULL where none covers it. */
-static __always_inline struct rule_prefix *prefix_of(u32 set, bool is_dst, const u64 *addr)
+static __always_inline bool is_ipv4(const u64 *addr)
+{
+	return !addr[0] && (u32)addr[1] == MAPPED_WORD;
+}
+
+static __always_inline struct rule_chunk *chunk_at(u32 set, u32 chunk)
+{
+	int index = set * RULE_CHUNKS + chunk, zero = 0;
+	void *array = rule_chunks.lookup(&index);
+
+	return array ? bpf_map_lookup_elem(array, &zero) : NULL;
+}
+
+/*
+ * The chunk with the line that a word names.  Most are in the first one, which is at hand: the CPU goes
+ * on with that before it knows.
+ */
+static __always_inline struct rule_chunk *chunk_of(u32 set, struct rule_chunk *head, u32 word)
+{
+	u32 chunk = word / RULE_CHUNK_LINES % RULE_CHUNKS;
+
+	return chunk ? chunk_at(set, chunk) : head;
+}
+
+/* The word of an address of IPv4 by its first 16 bits, with which the first chunk begins. */
+static __always_inline u32 ipv4_head_word(const struct rule_chunk *head, bool is_dst, u32 ipv4)
+{
+	return head->words[(is_dst << 16) + (ipv4 >> 16)];
+}
+
+/* Goes on from the first word of an address of IPv4: each line decides by four more bits. */
+static __always_inline u32 ipv4_word(u32 set, struct rule_chunk *head, u32 word, u32 ipv4)
+{
+#pragma unroll
+	for (int shift = 12; shift >= 0; shift -= 4) {
+		struct rule_chunk *chunk;
+
+		if (!(word & RULE_WORD_IS_LINE))
+			break;
+		chunk = chunk_of(set, head, word);
+		if (!chunk)
+			return 0;
+		word = chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS +
+				    (ipv4 >> shift) % RULE_LINE_WORDS];
+	}
+	return word;
+}
+
+static __always_inline u32 ipv6_word(const struct rule_set *set, u32 number, bool is_dst,
+				     const u64 *addr)
 {
 	struct rule_prefix_key key = {SIDE_BITS + ADDRESS_BITS,
 				      is_dst ? RULE_SIDE_DST : RULE_SIDE_SRC,
 				      {addr[0], addr[1]}};
-	int index = set;
-	void *trie = rule_tries.lookup(&index);
+	u32 any = is_dst ? set->any_dst : set->any_src;
+	int index = number;
+	void *trie;
+	u32 *word;
 
-	if (!addr[0] && (u32)addr[1] == MAPPED_WORD) {
-		key.side = is_dst ? RULE_SIDE_DST_IPV4 : RULE_SIDE_SRC_IPV4;
-		key.packed[0] = addr[1] >> 32;
-		key.packed[1] = 0;
-	}
-	return trie ? bpf_map_lookup_elem(trie, &key) : NULL;
+	if (!(is_dst ? set->has_dst_ipv6 : set->has_src_ipv6))
+		return any;
+	trie = rule_tries.lookup(&index);
+	word = trie ? bpf_map_lookup_elem(trie, &key) : NULL;
+	return word ? *word : any;
+}
+
+static __always_inline struct rule_known *known_at(u32 set, struct rule_chunk *head, u32 word)
+{
+	struct rule_chunk *chunk = word ? chunk_of(set, head, word) : NULL;
+
+	return chunk ? (void *)&chunk->words[word % RULE_CHUNK_LINES * RULE_LINE_WORDS] : NULL;
+}
+
+/* Whether rules may mean a packet, by the words of its addresses. */
+static __always_inline bool is_asked_about(u32 src, u32 dst)
+{
+	return (src | dst) & RULE_WORD_HAS_RANKS || src & dst & RULE_WORD_HAS_RULES;
+}
+
+/* What is seen of an address at once: its first word, or that of IPv6 there may be anything. */
+static __always_inline u32 glimpse(const struct rule_control *control,
+				   const struct rule_chunk *head, bool is_dst, const u64 *addr)
+{
+	if (is_ipv4(addr))
+		return ipv4_head_word(head, is_dst, BE32((u32)(addr[1] >> 32)));
+	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_RULES : 0;
+}
+
+/* The word that tells what is known of an address, of which the first one was seen. */
+static __always_inline u32 word_of(const struct rule_set *set, u32 number, struct rule_chunk *head,
+				   bool is_dst, u32 word, const u64 *addr)
+{
+	if (is_ipv4(addr))
+		return ipv4_word(number, head, word, BE32((u32)(addr[1] >> 32)));
+	return ipv6_word(set, number, is_dst, addr);
 }
 
 /* Leaves those boxes that accept a value of some part; all of them where none asks for it. */
@@ -244,15 +340,20 @@ static __always_inline bool is_over_limit(const struct rule_entry *entry,
 	return bucket && is_used_up(bucket, entry, units, now_ns);
 }
 
-/* Counts the packet for a rule.  Returns whether the rule refuses it. */
+/* Whether a rule says that a packet goes no further. */
+static __always_inline bool is_over(const struct rule_entry *entry, const struct packet *packet)
+{
+	return entry->action == RULE_ACTION_DROP ||
+	       (entry->action == RULE_ACTION_LIMIT && is_over_limit(entry, packet));
+}
+
+/* Counts the packet for a rule, which lets it go or not.  Returns whether it refuses it. */
 static __always_inline bool meet(void *ctx, const bool is_xdp, struct hook_totals *books,
-				 const struct rule_entry *entry, struct packet *packet, u64 cpu,
-				 u64 now, u8 verdict)
+				 const struct rule_entry *entry, bool is_over,
+				 struct packet *packet, u64 cpu, u64 now, u8 verdict)
 {
 	u32 index = cpu * RULE_SLOTS + (entry->slot & (RULE_SLOTS - 1));
 	struct rule_books *counts = rule_books.lookup(&index);
-	bool is_over = entry->action == RULE_ACTION_DROP ||
-		       (entry->action == RULE_ACTION_LIMIT && is_over_limit(entry, packet));
 
 	if (!counts)
 		return false;
@@ -278,76 +379,98 @@ static __always_inline bool is_neighbour_discovery(const struct packet *packet)
 	       type >= ND_FIRST && type <= ND_LAST;
 }
 
-/* The ranks of the rules that mean a packet: the first that is enforced, the first observed. */
-struct ranks {
-	u32 enforced;
-	u32 observed;
+/* What is known of a packet's addresses, NULL where nothing is, and the boxes that accept all of it. */
+struct asked {
+	struct rule_known *src;
+	struct rule_known *dst;
+	struct rule_set *set;
+	u64 boxes[2];
+	u32 number; /* of the set */
 };
 
-static __always_inline struct ranks ranks_of(u32 number, const struct rule_set *set,
-					     const struct packet *packet, u64 lane, u64 now)
+/* Returns whether a rule may mean the packet after all that is asked there. */
+static __always_inline bool ask(struct asked *asked, const struct packet *packet, u64 lane)
 {
-	struct rule_prefix *src = NULL, *dst = NULL;
-	u64 boxes[2], version = LANE_PART(lane, SHAPE) == SHAPE_IPV6;
-	struct ranks ranks = {};
-
-	if (set->has_src)
-		src = prefix_of(number, false, packet->key.src_addr);
-	if (set->has_dst)
-		dst = prefix_of(number, true, packet->key.dst_addr);
-	if (set->has_boxes) {
-		boxes[0] = src ? src->boxes[0] : set->any_src[0];
-		boxes[1] = src ? src->boxes[1] : set->any_src[1];
-		boxes[0] &= dst ? dst->boxes[0] : set->any_dst[0];
-		boxes[1] &= dst ? dst->boxes[1] : set->any_dst[1];
-		if (boxes[0] | boxes[1]) {
-			narrow_all(boxes, number, set->asks, packet, lane);
-			ranks.enforced = first_of_boxes(number, boxes[0] & set->enforced[0],
-							boxes[1] & set->enforced[1], now);
-			ranks.observed = first_of_boxes(number, boxes[0] & ~set->enforced[0],
-							boxes[1] & ~set->enforced[1], now);
-		}
-	}
-	if (src) {
-		ranks.enforced = before(ranks.enforced, number, src->enforced, version, now);
-		ranks.observed = before(ranks.observed, number, src->observed, version, now);
-	}
-	if (dst) {
-		ranks.enforced = before(ranks.enforced, number, dst->enforced, version, now);
-		ranks.observed = before(ranks.observed, number, dst->observed, version, now);
-	}
-	return ranks;
-}
-
-/* Takes up the packet with which a hook went on here.  Returns whether it goes no further. */
-static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judged *judged, u64 cpu)
-{
-	u64 shape = LANE_PART(judged->lane, SHAPE), now = bpf_jiffies64();
-	struct packet *packet = &judged->packet;
-	u32 zero = 0;
+	u64 shape = LANE_PART(lane, SHAPE);
+	u32 zero = 0, number, src, dst;
 	struct rule_control *control = rule_control.lookup(&zero);
-	struct hook_totals *books = books_at(cpu, LANE_PART(judged->lane, POINT));
-	struct rule_entry *entry;
-	struct rule_set *set;
-	struct ranks ranks;
-	u32 number;
+	struct rule_chunk *head;
 
 	/* Rules are about IP: whoever drops ARP has no network. */
-	if (!control || !books || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6) ||
-	    is_neighbour_discovery(packet))
+	if (!control || !control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
 		return false;
 	number = control->set & 1;
-	set = rule_sets.lookup(&number);
-	if (!set)
+	head = chunk_at(number, 0);
+	if (!head)
 		return false;
-	ranks = ranks_of(number, set, packet, judged->lane, now);
-	if (ranks.observed && (!ranks.enforced || ranks.observed < ranks.enforced)) {
-		entry = rule_at(number, ranks.observed, now);
-		if (entry)
-			meet(ctx, is_xdp, books, entry, packet, cpu, now, REASON_OBSERVED);
+	src = glimpse(control, head, false, packet->key.src_addr);
+	dst = glimpse(control, head, true, packet->key.dst_addr);
+	if (!is_asked_about(src, dst) || is_neighbour_discovery(packet))
+		return false;
+	asked->number = number;
+	asked->set = rule_sets.lookup(&number);
+	if (!asked->set)
+		return false;
+	src = word_of(asked->set, number, head, false, src, packet->key.src_addr);
+	dst = word_of(asked->set, number, head, true, dst, packet->key.dst_addr);
+	if (!is_asked_about(src, dst))
+		return false;
+	asked->src = known_at(number, head, src);
+	asked->dst = known_at(number, head, dst);
+	asked->boxes[0] = asked->boxes[1] = 0;
+	if (asked->src && asked->dst && src & dst & RULE_WORD_HAS_BOXES) {
+		asked->boxes[0] = asked->src->boxes[0] & asked->dst->boxes[0];
+		asked->boxes[1] = asked->src->boxes[1] & asked->dst->boxes[1];
+		if (asked->boxes[0] | asked->boxes[1])
+			narrow_all(asked->boxes, number, asked->set->asks, packet, lane);
 	}
-	entry = rule_at(number, ranks.enforced, now);
-	if (!entry || !meet(ctx, is_xdp, books, entry, packet, cpu, now, REASON_REFUSED))
+	return true;
+}
+
+/* The first rule that is enforced; looks as often as wanted for one that has not ended. */
+static __always_inline bool find_enforced(struct found *found, const struct asked *asked,
+					  u64 version, u64 now, const int looks)
+{
+	u32 number = asked->number;
+	bool is_found;
+
+	is_found = find_in_boxes(found, number, asked->boxes[0] & asked->set->enforced[0],
+				 asked->boxes[1] & asked->set->enforced[1], now, looks);
+	if (asked->src)
+		put_before(found, number, asked->src->enforced, version, now);
+	if (asked->dst)
+		put_before(found, number, asked->dst->enforced, version, now);
+	return is_found;
+}
+
+/* The same of rules that are observed. */
+static __always_inline void find_observed(struct found *found, const struct asked *asked,
+					  u64 version, u64 now)
+{
+	u32 number = asked->number;
+
+	find_in_boxes(found, number, asked->boxes[0] & ~asked->set->enforced[0],
+		      asked->boxes[1] & ~asked->set->enforced[1], now, ENDED_AT_MOST);
+	if (asked->src)
+		put_before(found, number, asked->src->observed, version, now);
+	if (asked->dst)
+		put_before(found, number, asked->dst->observed, version, now);
+}
+
+/* Whether an observed rule may mean the packet. */
+static __always_inline bool may_be_observed(const struct asked *asked)
+{
+	return asked->boxes[0] & ~asked->set->enforced[0] ||
+	       asked->boxes[1] & ~asked->set->enforced[1] || (asked->src && asked->src->observed) ||
+	       (asked->dst && asked->dst->observed);
+}
+
+/* Counts the packet for the rule that decides about it.  Returns whether it is refused. */
+static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct hook_totals *books,
+				       const struct rule_entry *entry, bool is_over,
+				       struct packet *packet, u64 cpu, u64 now)
+{
+	if (!meet(ctx, is_xdp, books, entry, is_over, packet, cpu, now, REASON_REFUSED))
 		return false;
 	books->dropped_packets += packet->segments;
 	books->dropped_bytes += packet->bytes;
@@ -356,15 +479,73 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judg
 	return true;
 }
 
-/* Returns whether the packet goes no further; where it does, it may go on to be named. */
+/* Sends a packet that was booked on to be judged in full; comes back only where it cannot. */
+static __always_inline void judge_apart(void *ctx, const bool is_xdp, const struct packet *packet,
+					u64 lane, u64 cpu)
+{
+	u32 index = cpu, zero = 0;
+	struct rule_control *control = rule_control.lookup(&zero);
+	struct judged *judged = judged_packets.lookup(&index);
+
+	if (!control || !control->is_on || !judged)
+		return;
+	judged->packet = *packet;
+	judged->lane = lane;
+	if (is_xdp)
+		xdp_tails.call(ctx, TAIL_XDP_RULES);
+	else
+		tc_tails.call(ctx, TAIL_TC_RULES);
+}
+
+/* Judges a packet that was booked, in full or on its way there.  Returns whether it is refused. */
+static __always_inline bool judge(void *ctx, const bool is_xdp, struct hook_totals *books,
+				  struct packet *packet, u64 lane, u64 cpu)
+{
+	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6, now = bpf_jiffies64();
+	struct found found = {};
+	struct asked asked;
+
+	if (!ask(&asked, packet, lane))
+		return false;
+	if (may_be_observed(&asked) || !find_enforced(&found, &asked, version, now, 1) ||
+	    (found.entry && found.entry->action == RULE_ACTION_LIMIT)) {
+		judge_apart(ctx, is_xdp, packet, lane, cpu);
+		return false;
+	}
+	return found.entry && is_refused(ctx, is_xdp, books, found.entry,
+					 found.entry->action == RULE_ACTION_DROP, packet, cpu, now);
+}
+
+/* Judges a packet that was sent on.  Returns whether it is refused. */
+static __always_inline bool judge_in_full(void *ctx, const bool is_xdp, struct hook_totals *books,
+					  struct packet *packet, u64 lane, u64 cpu)
+{
+	u64 version = LANE_PART(lane, SHAPE) == SHAPE_IPV6, now = bpf_jiffies64();
+	struct found enforced = {}, observed = {};
+	struct asked asked;
+
+	if (!ask(&asked, packet, lane))
+		return false;
+	find_enforced(&enforced, &asked, version, now, ENDED_AT_MOST);
+	find_observed(&observed, &asked, version, now);
+	if (observed.entry && (!enforced.entry || observed.rank < enforced.rank))
+		meet(ctx, is_xdp, books, observed.entry, is_over(observed.entry, packet), packet,
+		     cpu, now, REASON_OBSERVED);
+	return enforced.entry && is_refused(ctx, is_xdp, books, enforced.entry,
+					    is_over(enforced.entry, packet), packet, cpu, now);
+}
+
+/* Takes up a packet that was sent on.  Where it goes further, it may go on to be named. */
 static __always_inline bool apply_rules(void *ctx, const bool is_xdp)
 {
 	u32 cpu = bpf_get_smp_processor_id();
 	struct judged *judged = judged_packets.lookup(&cpu);
+	struct hook_totals *books;
 
 	if (!judged)
 		return false;
-	if (is_refused(ctx, is_xdp, judged, cpu))
+	books = books_at(cpu, LANE_PART(judged->lane, POINT));
+	if (books && judge_in_full(ctx, is_xdp, books, &judged->packet, judged->lane, cpu))
 		return true;
 	name_packet(ctx, is_xdp, &judged->packet, cpu);
 	return false;

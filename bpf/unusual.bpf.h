@@ -132,7 +132,7 @@ static __always_inline void account_unusual(void *ctx, const bool is_xdp)
 	if (d->tunnel)
 		book_copy(ctx, d, books, cpu);
 #endif
-	judge(ctx, is_xdp, &d->packet, lane, cpu);
+	judge_apart(ctx, is_xdp, &d->packet, lane, cpu);
 #if TUNNELS == TUNNELS_BOTH
 	if (d->tunnel) {
 		name_packet(ctx, is_xdp, &d->inner, cpu);

@@ -21,7 +21,9 @@ from schemas.interface import INTERFACE
 from schemas.ledger import HOOK_TOTALS, LEDGER
 from schemas.packet import HEADER_BYTES, PACKET, PACKET_EVENT, REASONS, REFUSALS
 from schemas.refusal import (
+    CHUNK_LINES,
     DROP,
+    LINE_WORDS,
     PRICE_SHIFT,
     RULE,
     RULE_ACTIONS,
@@ -29,12 +31,13 @@ from schemas.refusal import (
     RULE_BOOKS,
     RULE_BOXES,
     RULE_BUCKET,
+    RULE_CHUNKS,
     RULE_CONTROL,
     RULE_ENTRY,
+    RULE_KNOWN,
     RULE_MASK,
     RULE_MASKS,
     RULE_PARTS,
-    RULE_PREFIX,
     RULE_PREFIX_KEY,
     RULE_RANK,
     RULE_SET,
@@ -43,6 +46,7 @@ from schemas.refusal import (
     RULE_SLOTS,
     RULE_SOURCE,
     RULE_UNITS,
+    RULE_WORDS,
 )
 from schemas.rejection import REJECTION
 from schemas.socket import (
@@ -91,7 +95,7 @@ LAYOUTS = (
     RULE_SET,
     RULE_MASK,
     RULE_PREFIX_KEY,
-    RULE_PREFIX,
+    RULE_KNOWN,
     RULE_ENTRY,
     RULE_RANK,
     RULE_SOURCE,
@@ -114,6 +118,7 @@ ENUMS = {
     "rule_side": RULE_SIDES,
     "rule_part": RULE_PARTS,
     "rule_asks": RULE_ASKS,
+    "rule_word": RULE_WORDS,
 }
 CONSTANTS = {
     "CAPTURE_BYTES": CAPTURE_BYTES,
@@ -127,5 +132,8 @@ CONSTANTS = {
     "RULE_BOXES": RULE_BOXES,
     "RULE_SLOTS": RULE_SLOTS,
     "RULE_MASKS": RULE_MASKS,
+    "RULE_CHUNKS": RULE_CHUNKS,
+    "RULE_CHUNK_LINES": CHUNK_LINES,
+    "RULE_LINE_WORDS": LINE_WORDS,
     "RULE_PRICE_SHIFT": PRICE_SHIFT,
 }

@@ -34,9 +34,23 @@ RULE_SLOTS = 1 << 14
 
 RULE_ACTIONS = {"drop": 1, "limit": 2, "pass": 3}
 RULE_UNITS = {"packets": 0, "bytes": 1}
-# What an address is looked up as.  IPv4 stands apart in the trie, so that all of it is in the word that
-# the kernel compares first at each step.
-RULE_SIDES = {"src": 0, "dst": 1, "src_ipv4": 2, "dst_ipv4": 3}
+RULE_SIDES = {"src": 0, "dst": 1}
+
+# What is known of addresses is in lines of one cache line each, and those in chunks, of which a set
+# has as many as it needs.  IPv4 is looked up in lines too, IPv6 in a trie of the kernel's.
+LINE_WORDS = 16
+CHUNK_LINES = 1 << 14
+RULE_CHUNKS = 64
+# A word tells what is known of the addresses that it stands for: its lowest bits are the line where
+# that is.  Or there is another line, with a word for each of the next four bits of an address.
+# All zeros: no rule asks for any of them.
+RULE_WORDS = {
+    "is_line": 1 << 31,
+    "has_ranks": 1 << 30,
+    "has_boxes": 1 << 29,
+    # Others than those of the allow list, which alone refuses nothing.
+    "has_rules": 1 << 28,
+}
 
 # Where in a set's table of masks those for each part of a packet begin.  Type and code of ICMP
 # stand where others have their source port, in the flow cache as here.
@@ -63,7 +77,9 @@ RULE_CONTROL = Layout(
     "rule_control",
     "Whether there are rules, and in which set.",
     (
-        Field("is_on", U32, "0 where no packet need be asked about"),
+        Field("is_on", U8, "0 where no packet need be asked about"),
+        Field("is_on_ipv6", U8, "0 where no packet of IPv6 need be"),
+        pad(2),
         Field("set", U32, "the set that counts, 0 or 1"),
     ),
 )
@@ -72,14 +88,13 @@ RULE_SET = Layout(
     "rule_set",
     "What is known of a whole set of rules.",
     (
-        Field("any_src", MASK, "boxes that accept a source which no prefix covers"),
-        Field("any_dst", MASK, "boxes that accept such a destination"),
         Field("enforced", MASK, "boxes of rules that are enforced; others are observed"),
-        Field("has_src", U8, "1 where any prefix of sources is known"),
-        Field("has_dst", U8, "1 where any prefix of destinations is known"),
-        Field("has_boxes", U8, "1 where any box has a bit"),
-        Field("asks", U8, "the parts of a packet that any of those boxes asks for, as bits"),
-        pad(4),
+        Field("any_src", U32, "the word of a source of IPv6 which no prefix covers"),
+        Field("any_dst", U32, "the word of such a destination"),
+        Field("has_src_ipv6", U8, "1 where any prefix of sources is known, of IPv6"),
+        Field("has_dst_ipv6", U8, "the same of destinations"),
+        Field("asks", U8, "the parts of a packet that any box asks for, as bits"),
+        pad(5),
     ),
 )
 
@@ -94,14 +109,14 @@ RULE_PREFIX_KEY = Layout(
     "A prefix of one side, as the kernel's trie wants it.",
     (
         Field("bits", U32, "length of the prefix, that of the side, 32, included"),
-        Field("side", U32, "source or destination, and whether it is IPv4"),
-        Field("packed", f.SRC_ADDR.kind, "the address; IPv4 as its four bytes, then zeros"),
+        Field("side", U32, "source or destination"),
+        Field("packed", f.SRC_ADDR.kind, "the address, which is none of IPv4"),
     ),
 )
 
-RULE_PREFIX = Layout(
-    "rule_prefix",
-    "What rules say of addresses of which this is the longest prefix that is known.",
+RULE_KNOWN = Layout(
+    "rule_known",
+    "What rules say of addresses: of all of which the same is known.",
     (
         Field("boxes", MASK, "boxes that accept the address"),
         Field("enforced", U32, "rank of the first rule that asks for nothing else; 0: none"),

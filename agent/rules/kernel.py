@@ -15,6 +15,7 @@ from agent import libbpf
 from agent.maps import Mapped
 from agent.plan import Pins, Sizes
 from agent.rows import Rows, chosen
+from agent.rules.chunks import Chunks
 from agent.rules.tables import Masks, Tables, part_of
 from agent.rules.tries import TRIES, put_trie
 from schemas.refusal import (
@@ -52,10 +53,12 @@ class KernelRules:
         count = sizes.cpus * RULE_SLOTS
         books = mapped("rule_books", RULE_BOOKS, count, is_writable=True)
         self._books = books.reshape(sizes.cpus, RULE_SLOTS)
+        self._chunks = Chunks(pins)
         self._tries_fd = libbpf.open_pinned(pins.map(TRIES))
         self._changed_at = 0.0
 
     def close(self) -> None:
+        self._chunks.close()
         os.close(self._tries_fd)
 
     @property
@@ -71,12 +74,13 @@ class KernelRules:
         """
         self._await_last_packets()
         number = 1 - int(self._control["set"][0])
+        self._chunks.put(number, tables.lines)
         put_trie(self._tries_fd, number, tables.keys, tables.values)
         self._sets[number] = tables.whole[0]
         self._masks[number] = tables.masks
         self._entries[number] = tables.entries
         self._ranks[number] = tables.ranks
-        self._switch(number, is_on=tables.is_on)
+        self._switch(number, tables)
 
     def put_points(self, masks: Masks) -> None:
         """Tell the set in force what hook points stand for now."""
@@ -92,11 +96,12 @@ class KernelRules:
         places = np.arange(len(self._books))[:, None] * RULE_SLOTS + np.array(slots, np.intp)
         return chosen(self._books.reshape(-1), places.reshape(-1)).reshape(places.shape)
 
-    def _switch(self, number: int, *, is_on: bool) -> None:
+    def _switch(self, number: int, tables: Tables) -> None:
         # One store of eight bytes: programs never see half of it.
         word = self._control.view(np.uint64)
         control = np.zeros(1, self._control.dtype)
-        control["set"], control["is_on"] = number, is_on
+        control["set"], control["is_on"] = number, tables.is_on
+        control["is_on_ipv6"] = tables.is_on_ipv6
         word[:] = control.view(np.uint64)
         self._changed_at = time.monotonic()
 

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.rows import Rows
-from agent.rules.tries import KEY, MAPPED_BITS, VALUE, keys_of
+from agent.rules.addresses import Side, mask
+from agent.rules.lines import Lines, Words
+from agent.rules.tries import keys_of
 from schemas.dtype import dtype_from_layout
 from schemas.fields import DIRECTIONS
 from schemas.refusal import (
@@ -28,10 +30,12 @@ from schemas.refusal import (
     RULE_MASKS,
     RULE_PARTS,
     RULE_SET,
+    RULE_SIDES,
     RULE_SLOTS,
     RULE_UNITS,
 )
 from schemas.rules.boxes import ALL_ICMP, Box
+from schemas.rules.intervals import Prefix
 from schemas.rules.rule import Rule, RuleError
 from schemas.rules.spaces import are_met
 
@@ -42,9 +46,6 @@ _WORD_BITS = 64
 _ALL_BITS = (1 << _WORD_BITS) - 1
 _NANOSECONDS = 1_000_000_000
 _MOST = (1 << 64) - 1
-
-_SIDES = ("src", "dst")
-_IPV4_FIRST = 0xFFFF << 32
 
 _ANYTHING = Box()
 # Which member of a box is about which part of a packet.  Ports and ICMP share one: no box has both.
@@ -65,12 +66,7 @@ _beside_addresses = attrgetter(
 )
 _NO_MORE = _beside_addresses(_ANYTHING)
 
-Prefix = tuple[int, int]
 Masks = NDArray[np.uint64]  # (values, 2)
-
-_AROUND_IPV4 = [
-    (_IPV4_FIRST >> 128 - length << 128 - length, length) for length in range(MAPPED_BITS)
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +83,26 @@ class Tables:
     """One set of rules, as the kernel has it.
 
     Shapes: `whole` (1,), `masks` (RULE_MASKS, 2), `entries` (RULE_SLOTS,), `ranks` (RULE_BOXES,),
-    `keys` and `values` as many as there are prefixes.  *bits* are the boxes that have one.
+    `lines` (lines, 16), `keys` and `values` as many as there are prefixes of IPv6.  *bits* are the
+    boxes that have one.
     """
 
     whole: Rows
     masks: Masks
     entries: Rows
     ranks: NDArray[np.uint32]
+    lines: Words
     keys: Rows
-    values: Rows
+    values: Words
     bits: tuple[Box, ...]
     is_on: bool
+
+    @property
+    def is_on_ipv6(self) -> bool:
+        """Whether packets of IPv6 are asked about."""
+        whole = self.whole[0]
+        names = ("any_src", "any_dst", "has_src_ipv6", "has_dst_ipv6")
+        return self.is_on and any(whole[name] for name in names)
 
 
 class Points:
@@ -144,7 +149,7 @@ def point_masks(bits: Sequence[Box], points: Points) -> Masks:
     masks = np.zeros((_size_of("point"), 2), np.uint64)
     for number, box in enumerate(bits):
         accepted = points.accepted_by(box)
-        masks[: len(accepted)][accepted] |= _mask(1 << number)
+        masks[: len(accepted)][accepted] |= mask(1 << number)
     return masks
 
 
@@ -158,8 +163,9 @@ class _Making:
         self._bits: list[Box] = []
         self._ranks_of_bits: list[int] = []
         self._enforced = 0
+        self._allowed = 0
         # By side: what stands with each prefix, and bits of boxes that ask for an address.
-        self._trees = {side: _Prefixes() for side in _SIDES}
+        self._sides = {name: Side() for name in RULE_SIDES}
 
     def allow(self, boxes: Sequence[Box]) -> None:
         self._rank += 1
@@ -169,6 +175,7 @@ class _Making:
         )
         for box in boxes:
             self._add_bit(box, is_enforced=True)
+        self._allowed = len(self._bits)
 
     def add(self, placed: Placed) -> None:
         rule = placed.rule
@@ -181,8 +188,8 @@ class _Making:
         for box, side in zip(placed.boxes, sides, strict=True):
             if side:
                 self._add_entry(placed, versions=box.versions)
-                tree = self._trees[side]
-                tree.stand(_prefixes(box, side), self._rank, is_observed=rule.is_observed)
+                prefixes = _prefixes(box, side)
+                self._sides[side].stand(prefixes, self._rank, is_observed=rule.is_observed)
 
     def _add_entry(self, placed: Placed, *, versions: int) -> None:
         if self._rank + 1 >= RULE_SLOTS:
@@ -209,28 +216,33 @@ class _Making:
         self._bits.append(box)
         self._ranks_of_bits.append(self._rank)
         self._enforced |= is_enforced << number
-        for side, tree in self._trees.items():
-            if getattr(box, side) is None:
-                tree.accept_any(number)
+        for name, side in self._sides.items():
+            if getattr(box, name) is None:
+                side.accept_any(number)
             else:
-                tree.accept(_prefixes(box, side), number)
+                side.accept(_prefixes(box, name), number)
 
     def tables(self, points: Points) -> Tables:
         whole = np.zeros(1, dtype_from_layout(RULE_SET))
         whole["enforced"] = _as_bytes(self._enforced)
-        whole["has_boxes"] = bool(self._bits)
         whole["asks"] = sum({RULE_ASKS[part] for box in self._bits for part, _ in _asked_by(box)})
-        sides = []
-        for side, tree in self._trees.items():
-            whole[f"any_{side}"] = _as_bytes(tree.any)
-            whole[f"has_{side}"] = bool(tree)
-            sides.append(tree.rows(side))
-        keys, values = zip(*sides, strict=True)
+        lines, keys, values = Lines(self._allowed), [], []
+        found = {name: side.addresses() for name, side in self._sides.items()}
+        # What is known comes first: it is looked up more often than any line behind it.
+        words = {name: lines.keep(its.ipv4) for name, its in found.items()}
+        for name, its in found.items():
+            whole[f"any_{name}"] = lines.keep(its.elsewhere)
+            whole[f"has_{name}_ipv6"] = len(its.lengths) > 0
+            keys.append(keys_of(name, its.firsts, its.lengths))
+            values.append(lines.keep(its.ipv6))
+        for name, its in found.items():
+            lines.spread(name, its.starts, words[name])
         return Tables(
             whole,
             self._masks(points),
             self._entries,
             self._ranks(),
+            lines.all(),
             np.concatenate(keys),
             np.concatenate(values),
             tuple(self._bits),
@@ -240,13 +252,13 @@ class _Making:
 
     def _masks(self, points: Points) -> Masks:
         masks = np.empty((RULE_MASKS, 2), np.uint64)
-        masks[:] = _mask((1 << len(self._bits)) - 1)
+        masks[:] = mask((1 << len(self._bits)) - 1)
         for number, box in enumerate(self._bits):
             for part, accepted in _asked_by(box):
                 if part == "point":  # changes with interfaces
                     continue
                 refused = ~_members(accepted, _size_of(part))
-                part_of(masks, part)[refused] &= _mask(~(1 << number))
+                part_of(masks, part)[refused] &= mask(~(1 << number))
         part_of(masks, "point")[:] = point_masks(self._bits, points)
         return masks
 
@@ -256,79 +268,6 @@ class _Making:
             word, bit = divmod(number, _WORD_BITS)
             ranks[_WORD_BITS * word + _bit_place(bit)] = rank
         return ranks
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is known of one prefix."""
-
-    boxes: int = 0
-    enforced: int = 0
-    observed: int = 0
-
-    def within(self, outer: "_Known") -> "_Known":
-        """The same, with what holds for a prefix around it."""
-        return _Known(
-            self.boxes | outer.boxes,
-            _first(self.enforced, outer.enforced),
-            _first(self.observed, outer.observed),
-        )
-
-
-class _Prefixes:
-    """The prefixes of one side."""
-
-    def __init__(self) -> None:
-        self.any = 0
-        self._known: dict[Prefix, _Known] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
-    def accept_any(self, number: int) -> None:
-        self.any |= 1 << number
-
-    def accept(self, prefixes: Iterable[Prefix], number: int) -> None:
-        for prefix in prefixes:
-            self._of(prefix).boxes |= 1 << number
-
-    def stand(self, prefixes: Iterable[Prefix], rank: int, *, is_observed: bool) -> None:
-        # Ranks are given out in order: who stands there already comes first.
-        for prefix in prefixes:
-            known = self._of(prefix)
-            if is_observed:
-                known.observed = known.observed or rank
-            else:
-                known.enforced = known.enforced or rank
-
-    def _of(self, prefix: Prefix) -> _Known:
-        return self._known.setdefault(prefix, _Known())
-
-    def rows(self, side: str) -> tuple[Rows, Rows]:
-        """Keys and values; what holds for a prefix holds for all in it, as the longest is found."""
-        if any(around_ipv4 in self._known for around_ipv4 in _AROUND_IPV4):
-            # IPv4 stands apart, where nothing of what is around it is found.
-            self._of((_IPV4_FIRST, MAPPED_BITS))
-        count = len(self._known)
-        in_order = sorted(self._known)
-        values = np.zeros(count, VALUE)
-        boxes = bytearray()
-        ranks = np.zeros((count, 2), np.uint32)
-        around: list[tuple[int, _Known]] = []  # the last address, and what is known there
-        root = _Known(self.any)
-        for number, (first, length) in enumerate(in_order):
-            while around and around[-1][0] < first:
-                around.pop()
-            outer = around[-1][1] if around else root
-            known = self._known[first, length].within(outer)
-            around.append((first | (1 << 128 - length) - 1, known))
-            boxes += known.boxes.to_bytes(16, "little")
-            ranks[number] = known.enforced, known.observed
-        values["boxes"] = np.frombuffer(bytes(boxes), VALUE["boxes"])
-        values["enforced"], values["observed"] = ranks.T
-        firsts = b"".join(first.to_bytes(16, "big") for first, _ in in_order)
-        lengths = np.array([length for _, length in in_order], np.uint32)
-        return keys_of(side, np.frombuffer(firsts, KEY["packed"]), lengths), values
 
 
 def _side_alone(box: Box) -> str | None:
@@ -355,11 +294,6 @@ def _prefixes(box: Box, side: str) -> tuple[Prefix, ...]:
     return prefixes
 
 
-def _first(one: int, other: int) -> int:
-    """The rank that comes first; 0 is none."""
-    return min(one, other) if one and other else one or other
-
-
 def _size_of(part: str) -> int:
     starts = [*RULE_PARTS.values(), RULE_MASKS]
     following = starts[list(RULE_PARTS).index(part) + 1]
@@ -377,11 +311,6 @@ def _members(numbers: int, size: int) -> NDArray[np.bool_]:
     numbers &= (1 << size) - 1
     packed = np.frombuffer(numbers.to_bytes(-(-size // 8), "little"), np.uint8)
     return np.unpackbits(packed, bitorder="little")[:size].astype(bool)
-
-
-def _mask(boxes: int) -> NDArray[np.uint64]:
-    """Bits of boxes as two words."""
-    return np.array([boxes & _ALL_BITS, boxes >> _WORD_BITS & _ALL_BITS], np.uint64)
 
 
 def _as_bytes(boxes: int) -> NDArray[np.void]:

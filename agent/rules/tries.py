@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tries of prefixes: one for each set of rules, in an array from which programs take them.
+"""The tries of prefixes of IPv6: one for each set of rules, in an array from which programs take them.
 
 A set gets a new trie each time it is written.  So nothing is deleted, a trie has the size that it
 needs, and what a program has looked up stays as it is until that program is done.
@@ -8,35 +8,26 @@ needs, and what a program has looked up stays as it is until that program is don
 import os
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent import libbpf
 from agent.plan import Pins
 from agent.rows import Rows
 from schemas.dtype import dtype_from_layout
-from schemas.refusal import RULE_PREFIX, RULE_PREFIX_KEY, RULE_SETS, RULE_SIDES
+from schemas.refusal import RULE_PREFIX_KEY, RULE_SETS, RULE_SIDES
 
 TRIES = "rule_tries"
 KEY = dtype_from_layout(RULE_PREFIX_KEY)
-VALUE = dtype_from_layout(RULE_PREFIX)
-# IPv4 is mapped into ::ffff/96.
-MAPPED_BITS = 96
-_MAPPED_WORD = np.uint64(0xFFFF0000)
-_LOW_WORD = np.uint64(0xFFFFFFFF)
+# A word of agent/rules/lines.py.
+VALUE = np.dtype(np.uint32)
 _SIDE_BITS = 32
 
 
 def make_tries(pins: Pins) -> None:
     """Make the array, empty, unless it is there; before the programs are loaded."""
     path = pins.map(TRIES)
-    if path.exists():
-        return
-    pattern = _create(1)
-    fd = libbpf.create_array_of_maps(pattern, RULE_SETS)
-    try:
-        libbpf.pin(fd, path)
-    finally:
-        os.close(pattern)
-        os.close(fd)
+    if not path.exists():
+        libbpf.pin_array_of_maps(path, _create(1), RULE_SETS)
 
 
 def put_trie(tries_fd: int, number: int, keys: Rows, values: Rows) -> None:
@@ -53,17 +44,10 @@ def put_trie(tries_fd: int, number: int, keys: Rows, values: Rows) -> None:
         os.close(trie)
 
 
-def keys_of(side: str, firsts: Rows, lengths: Rows) -> Rows:
-    """Keys of prefixes of one side: (n,) mapped addresses of 16 bytes, and (n,) lengths in bits."""
+def keys_of(side: str, firsts: Rows, lengths: NDArray[np.uint32]) -> Rows:
+    """Keys of prefixes of one side: (n,) addresses of 16 bytes, and (n,) lengths in bits."""
     keys = np.zeros(len(lengths), KEY)
-    words = firsts.view("<u8").reshape(-1, 2).copy()
-    is_ipv4 = (lengths >= MAPPED_BITS) & (words[:, 0] == 0)
-    is_ipv4 &= words[:, 1] & _LOW_WORD == _MAPPED_WORD
-    words[is_ipv4, 0] = words[is_ipv4, 1] >> np.uint64(32)
-    words[is_ipv4, 1] = 0
-    keys["bits"] = _SIDE_BITS + lengths - np.where(is_ipv4, MAPPED_BITS, 0)
-    keys["side"] = np.where(is_ipv4, RULE_SIDES[f"{side}_ipv4"], RULE_SIDES[side])
-    keys["packed"] = words.view(KEY["packed"]).reshape(-1)
+    keys["bits"], keys["side"], keys["packed"] = _SIDE_BITS + lengths, RULE_SIDES[side], firsts
     return keys
 
 

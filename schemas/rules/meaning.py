@@ -9,7 +9,9 @@ for ICMP.  So what asks for ports, an ICMP type or TCP flags makes a space of th
 have them and, if it holds for 0, another of all those that have not.
 """
 
+import re
 from collections.abc import Iterable
+from socket import inet_aton
 from typing import Any as Value
 
 from schemas.fields import DIRECTIONS
@@ -64,6 +66,11 @@ _DIMENSIONS = {
     "dscp": ("dscps", EVERYWHERE.protocols),
     "direction": ("directions", EVERYWHERE.protocols),
 }
+_IPV4_FIRST = 0xFFFF << 32
+_OCTET = r"(?:0|[1-9][0-9]{0,2})"
+_PLAIN = re.compile(
+    rf"(src|dst) (?:host (?!.*/)|net )({_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET})(?:/([1-9][0-9]?))?"
+)
 # Terms of filters that rules do not have, by column, and what does; a tree that asks for one of a
 # tunnel's fields asks for the tunnel too.
 _TUNNEL_ADVICE = (
@@ -77,6 +84,27 @@ _NOT_IN_RULES = {
     "outer_dst_addr": ("outer", _TUNNEL_ADVICE),
     "tunnel": ("tunnel", _TUNNEL_ADVICE),
 }
+
+
+def plain_space(match: str) -> Space | None:
+    """The space of what most rules are about, one address or network of IPv4; None: it is another.
+
+    The same as the filter's grammar makes of it, in a tenth of the time.
+    """
+    found = _PLAIN.fullmatch(match)
+    if found is None:
+        return None
+    side, address, bits = found.groups()
+    try:
+        packed = inet_aton(address)
+    except OSError:
+        return None
+    length = int(bits) if bits else 32
+    if not 0 < length <= 32:
+        return None
+    first = _IPV4_FIRST | int.from_bytes(packed, "big") >> 32 - length << 32 - length
+    last = first | (1 << 32 - length) - 1
+    return _with(side, ((first, last),))._replace(versions=IPV4_BIT)
 
 
 def spaces_of(tree: Filter) -> list[Space]:

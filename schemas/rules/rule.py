@@ -17,7 +17,7 @@ from schemas.filter.grammar import parse
 from schemas.filter.words import FilterError
 from schemas.rules.intervals import ADDRESS_BITS, Network, prefix_of
 from schemas.rules.limit import Limit, LimitError
-from schemas.rules.meaning import spaces_of
+from schemas.rules.meaning import plain_space, spaces_of
 from schemas.rules.spaces import MeaningError, Space
 
 ACTIONS = ("drop", "limit", "pass")
@@ -183,6 +183,8 @@ def meaning_of(match: str) -> tuple[Space, ...]:
     Raises:
         RuleError: it makes no sense, no IP packet can match, or it needs too many.
     """
+    if plain := plain_space(match):
+        return (plain,)
     try:
         spaces = spaces_of(parse(match, for_packets=True))
     except (FilterError, MeaningError) as error:

@@ -73,7 +73,11 @@ def common(unions: Iterable[Sequence[Space]]) -> list[Space]:
 
 def cut(one: Space, other: Space) -> Space | None:
     """What both hold, or None if they share nothing."""
-    numbers = (mine & its for mine, its in zip(one[2:-1], other[2:-1], strict=True))
+    # Most are the same object in both; others than that are long to make.
+    numbers = (
+        mine if mine is its else mine & its
+        for mine, its in zip(one[2:-1], other[2:-1], strict=True)
+    )
     sides = (intersection(one.src, other.src), intersection(one.dst, other.dst))
     both = Space._make((*sides, *numbers, one.interfaces | other.interfaces))
     return both if all(both[:-1]) and _is_possible(both) else None
@@ -119,6 +123,8 @@ def merged(spaces: Sequence[Space]) -> list[Space]:
     Raises:
         MeaningError: too many are left.
     """
+    if len(spaces) < 2:  # to tell it from others takes longer than all the rest
+        return list(spaces)
     found = list(dict.fromkeys(spaces))
     count = 0
     while len(found) > 1 and len(found) != count:

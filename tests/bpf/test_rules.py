@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -167,6 +167,25 @@ def test_the_allow_list_comes_before_any_rule(judge):
     )
     assert not judge.is_refused(frame_of(udp()))
     assert judge.is_refused(frame_of(udp("203.0.113.10")))
+
+
+def test_the_allow_list_lets_go_what_a_rule_for_an_address_alone_would_refuse(judge):
+    judge.put(enforced(), allowed=[Box(protocols=1 << 17, dst_ports=1 << 67)])
+    assert not judge.is_refused(frame_of(udp(dst_port=67)))
+    assert judge.is_refused(frame_of(udp(dst_port=68)))
+    assert not judge.is_refused(frame_of(udp("203.0.113.10", dst_port=68)))
+
+
+def test_a_set_that_needs_many_chunks_of_memory_gives_them_back(judge):
+    draw = random.Random(1)
+    hosts = sorted({draw.randrange(1 << 24, 223 << 24) for _ in range(30_000)})
+    judge.put(enforced("list", "", src=tuple(ip_network(host) for host in hosts)))
+    for host in draw.sample(hosts, 20):
+        assert judge.is_refused(frame_of(udp(str(ip_address(host)))))
+    for _ in range(2):
+        judge.put(enforced())
+        assert judge.is_refused(frame_of(udp()))
+        assert not judge.is_refused(frame_of(udp(str(ip_address(hosts[0])))))
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.filter.grammar import parse
 from schemas.rules.limit import Limit, LimitError
+from schemas.rules.meaning import plain_space, spaces_of
 from schemas.rules.rule import MAX_NETWORKS, Rule, RuleError, packed_networks
 from tests.schemas.rules.packets import a_rule
 
@@ -179,3 +181,23 @@ def test_what_is_no_limit_is_refused(text, said):
 )
 def test_the_text_of_a_limit_says_it_exactly(limit):
     assert Limit.parse(str(limit)) == limit
+
+
+@given(
+    st.from_regex(
+        r"(src|dst|src  ) (host|net) (10|0|255|256|00)\.1\.(2|02|999)\.(7|255)(/(0|1|8|24|32|33|08))?",
+        fullmatch=True,
+    )
+)
+def test_a_plain_match_means_what_the_grammar_says(match):
+    plain = plain_space(match)
+
+    assert plain is None or [plain] == spaces_of(parse(match, for_packets=True))
+
+
+def test_most_matches_are_plain():
+    assert plain_space("src host 10.0.0.1")
+    assert plain_space("dst net 10.0.0.0/8")
+    assert not plain_space("src net 0.0.0.0/0")
+    with pytest.raises(RuleError, match="write net"):
+        a_rule(match="src host 10.0.0.0/8")

@@ -16,9 +16,19 @@ enum tc_tail { TAIL_TC, TAIL_TC_RULES, TAIL_TC_NAMES };
 
 /* Key: CPU, whose programs do not interrupt each other.  A frame that goes on in another one. */
 BPF_TABLE_PINNED("array", u32, struct frame, frames, CPUS, PRIVATE("frames"));
-/* Key: CPU * SLOTS_PER_CPU + slot.  We write; the agent maps it to read; nothing is deleted. */
-SHARED_ARRAY(flow_slots, struct flow_slot, CPUS *SLOTS_PER_CPU);
-/* Key: as above.  Apart from the slot because it is written once an interval, not per packet. */
+/* Where a flow may be; the agent knows slots only. */
+#define WAYS	     4
+#define SETS_PER_CPU (SLOTS_PER_CPU / WAYS)
+struct flow_set {
+	struct flow_slot slots[WAYS];
+};
+
+/*
+ * Key: CPU * SETS_PER_CPU + set: one lookup finds all slots that a flow may have.  We write; the
+ * agent maps it to read; nothing is deleted.
+ */
+SHARED_ARRAY(flow_slots, struct flow_set, CPUS *SETS_PER_CPU);
+/* Key: CPU * SLOTS_PER_CPU + slot.  Apart from the slot because it is written once an interval, not per packet. */
 SHARED_ARRAY(flow_origins, struct flow_origin, CPUS *SLOTS_PER_CPU);
 /* Key: CPU * CONTEXTS_PER_CPU + entry.  We write, once; the agent maps it; nothing is deleted. */
 SHARED_ARRAY(contexts, struct flow_context, CPUS *CONTEXTS_PER_CPU);

@@ -164,6 +164,53 @@ static __always_inline u64 at_longest(u64 bytes)
 	return bytes > LONGEST_BYTES ? LONGEST_BYTES : bytes;
 }
 
+/*
+ * Whether the flow was last seen before the interval began that the agent announced.  Then the tick
+ * with which it begins may still lie ahead.
+ */
+static __always_inline bool is_of_before(const struct flow_slot *slot,
+					 const struct agent_clock *clock)
+{
+	return clock && (s32)(slot->last_jiffies - clock->interval_jiffies) < 0;
+}
+
+/* Notes what the slot had of the interval before, and begins with this packet. */
+static __always_inline void begin_interval(struct flow_slot *slot, u32 slot_index,
+					   const struct packet *packet)
+{
+	struct flow_origin *origin = flow_origins.lookup(&slot_index);
+
+	if (origin) {
+		/* Of packets since the snapshot but before the tick, only this tells. */
+		origin->before_min_bytes = slot->min_bytes;
+		origin->before_max_bytes = slot->max_bytes;
+		origin->before_tcp_flags = slot->tcp_flags;
+		origin->first_ns = bpf_ktime_get_ns();
+	}
+	slot->tcp_flags = packet->tcp_flags;
+	slot->min_bytes = at_longest(packet->min_bytes);
+	slot->max_bytes = at_longest(packet->max_bytes);
+}
+
+/* Compares before writing: most packets change none of these. */
+static __always_inline void go_on(struct flow_slot *slot, const struct packet *packet)
+{
+	if (packet->tcp_flags & ~slot->tcp_flags)
+		slot->tcp_flags |= packet->tcp_flags;
+	if (packet->min_bytes < slot->min_bytes)
+		slot->min_bytes = packet->min_bytes;
+	if (packet->max_bytes > slot->max_bytes)
+		slot->max_bytes = at_longest(packet->max_bytes);
+}
+
+static __always_inline void add(struct flow_slot *slot, const struct packet *packet, u64 now)
+{
+	slot->last_jiffies = now;
+	slot->bytes += packet->bytes;
+	barrier();
+	slot->packets += packet->segments;
+}
+
 /* Counts a packet of the flow that the slot holds. */
 static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 				  const struct packet *packet, u64 now)
@@ -175,33 +222,11 @@ static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 	 * An interval begins with a tick that lies ahead when the agent announces it.  So however
 	 * many packets a flow has, one of them is the first, and it is so only once.
 	 */
-	if (clock && (s32)(slot->last_jiffies - clock->interval_jiffies) < 0 &&
-	    (s32)((u32)now - clock->interval_jiffies) >= 0) {
-		struct flow_origin *origin = flow_origins.lookup(&slot_index);
-
-		if (origin) {
-			/* Of packets since the snapshot but before the tick, only this tells. */
-			origin->before_min_bytes = slot->min_bytes;
-			origin->before_max_bytes = slot->max_bytes;
-			origin->before_tcp_flags = slot->tcp_flags;
-			origin->first_ns = bpf_ktime_get_ns();
-		}
-		slot->tcp_flags = packet->tcp_flags;
-		slot->min_bytes = at_longest(packet->min_bytes);
-		slot->max_bytes = at_longest(packet->max_bytes);
-	} else {
-		/* Compare before writing: most packets change none of these. */
-		if (packet->tcp_flags & ~slot->tcp_flags)
-			slot->tcp_flags |= packet->tcp_flags;
-		if (packet->min_bytes < slot->min_bytes)
-			slot->min_bytes = packet->min_bytes;
-		if (packet->max_bytes > slot->max_bytes)
-			slot->max_bytes = at_longest(packet->max_bytes);
-	}
-	slot->last_jiffies = now;
-	slot->bytes += packet->bytes;
-	barrier();
-	slot->packets += packet->segments;
+	if (is_of_before(slot, clock) && (s32)((u32)now - clock->interval_jiffies) >= 0)
+		begin_interval(slot, slot_index, packet);
+	else
+		go_on(slot, packet);
+	add(slot, packet, now);
 }
 
 /* Gives the slot to the packet's flow. */

@@ -28,6 +28,7 @@
 #include "maps.bpf.h"
 #include "replay.bpf.h"
 #include "book.bpf.h"
+#include "known.bpf.h"
 #include "names.bpf.h"
 #include "rules.bpf.h"
 #include "unusual.bpf.h"
@@ -38,37 +39,50 @@
 /* Spreads indexes over the table's second places; also in agent/entries.py. */
 #define SPREAD 0x9e3779b1U
 
-/* A copy of the entry at one place of the table.  Index and points are one word, read at once. */
-static __always_inline struct interface_entry entry_at(u32 place)
-{
-	struct interface_entry *entry = interfaces.lookup(&place), copy = {};
+/* What the agent has told us of an interface. */
+struct interface {
+	u64 points; /* ingress in the lower half of 32 bits, egress in the upper */
+	u64 link_bytes;
+};
 
-	if (entry) {
-		*(u64_of_fields *)&copy = *(volatile u64_of_fields *)entry;
-		copy.link_bytes = entry->link_bytes;
-	}
-	return copy;
+/* Reads the entry at one place of the table.  Returns whether it is that of the index. */
+static __always_inline bool read_entry(struct interface *interface, u32 place, u32 ifindex)
+{
+	struct interface_entry *entry = interfaces.lookup(&place);
+	u64 index_and_points;
+
+	if (!entry)
+		return false;
+	/* One word, read at once. */
+	index_and_points = *(volatile u64_of_fields *)entry;
+	interface->points = index_and_points >> 32;
+	interface->link_bytes = entry->link_bytes;
+	return (u32)index_and_points == ifindex;
 }
 
-/* What the agent has told us of an interface; point 0 and Ethernet where that is nothing. */
-static __always_inline struct interface_entry interface_of(u32 ifindex)
+/* Point 0 and Ethernet where the agent has told us nothing. */
+static __always_inline struct interface interface_of(u32 ifindex)
 {
-	struct interface_entry entry = entry_at(ifindex & (INTERFACE_SLOTS - 1));
+	struct interface interface;
 
-	if (entry.ifindex != ifindex)
-		entry = entry_at((u64)(u32)(ifindex * SPREAD) * INTERFACE_SLOTS >> 32);
-	if (entry.ifindex != ifindex)
-		entry = (struct interface_entry){.link_bytes = sizeof(struct ethernet_header)};
-	return entry;
+	if (read_entry(&interface, ifindex & (INTERFACE_SLOTS - 1), ifindex) ||
+	    read_entry(&interface, (u64)(u32)(ifindex * SPREAD) * INTERFACE_SLOTS >> 32, ifindex))
+		return interface;
+	return (struct interface){.link_bytes = sizeof(struct ethernet_header)};
+}
+
+static __always_inline u64 point_of_skb(const struct __sk_buff *skb,
+					const struct interface *interface, const bool is_egress)
+{
+#if REPLAY
+	return skb->mark;
+#endif
+	return is_egress ? interface->points >> 16 : interface->points & 0xffff;
 }
 
 static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff *skb,
-					   bool is_egress)
+					   const bool is_egress)
 {
-	struct interface_entry entry = interface_of(skb->ifindex);
-
-	frame->link_bytes = entry.link_bytes;
-	frame->point = is_egress ? entry.egress_point : entry.ingress_point;
 	frame->direction = is_egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 	frame->bytes = frame->wire_bytes = skb->len;
 	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
@@ -79,7 +93,6 @@ static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff
 #if REPLAY
 	set_capture_clock(skb);
 	frame->link_bytes = skb->cb[0];
-	frame->point = skb->mark;
 	frame->wire_bytes = skb->priority;
 #endif
 }
@@ -93,10 +106,6 @@ static __always_inline u64 xdp_bytes(struct xdp_md *xdp, const bool is_jumbo)
 static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *xdp,
 					   const bool is_jumbo)
 {
-	struct interface_entry entry = interface_of(xdp->ingress_ifindex);
-
-	frame->link_bytes = entry.link_bytes;
-	frame->point = entry.ingress_point;
 	frame->direction = DIRECTION_INGRESS;
 	frame->bytes = frame->wire_bytes = xdp_bytes(xdp, is_jumbo);
 	frame->is_jumbo = is_jumbo;
@@ -117,23 +126,29 @@ static __always_inline void go_on_unusual(void *ctx, const bool is_xdp, const st
 		tc_tails.call(ctx, TAIL_TC);
 }
 
-/* Books the packet if it is a plain one. */
-static __always_inline void account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
-					  struct cursor *cursor)
+/* A packet of which nothing was read but what the frame itself tells. */
+static __always_inline struct packet unread(const struct frame *frame)
 {
-	u64 cpu = bpf_get_smp_processor_id();
-	struct hook_totals *books = books_at(cpu, frame->point);
 	struct packet packet = {.segments = 1};
 
-	if (!books)
-		return;
 	packet.tag_bytes = frame->has_aside_tag * VLAN_TAG_BYTES;
 	packet.bytes = frame->wire_bytes + packet.tag_bytes;
 	packet.min_bytes = packet.max_bytes = packet.bytes;
 	packet.key.lane = frame->aside_vlan << LANE_VLAN_SHIFT;
+	return packet;
+}
+
+/* Books the packet if it is a plain one. */
+static __always_inline void account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
+					  struct cursor *cursor, struct hook_totals *books, u64 cpu)
+{
+	struct packet packet = unread(frame);
+
 	if (!parse_plain(cursor, &packet, frame->link_bytes, frame->segment_bytes)) {
 		go_on_unusual(ctx, is_xdp, frame);
-		packet.is_truncated = 1; /* counted by what was read */
+		/* All of it anew: so nothing that was read before need be kept for here. */
+		packet = unread(frame);
+		packet.is_truncated = 1;
 	}
 #if CAPTURES
 	capture_plain(ctx, is_xdp, frame, &packet);
@@ -144,22 +159,39 @@ static __always_inline void account_frame(void *ctx, const bool is_xdp, const st
 	name_packet(ctx, is_xdp, &packet, cpu);
 }
 
-static __always_inline void account_skb(struct __sk_buff *skb, bool is_egress)
+static __always_inline void account_skb(struct __sk_buff *skb, const bool is_egress)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
-	struct frame frame = {};
+	struct interface interface = interface_of(skb->ifindex);
+	struct frame frame = {.point = point_of_skb(skb, &interface, is_egress),
+			      .link_bytes = interface.link_bytes};
+	u64 cpu = bpf_get_smp_processor_id();
+	struct hook_totals *books = books_at(cpu, frame.point);
 
+	if (!books)
+		return;
+	if (HAS_SHORT_WAY && !skb->gso_size && !skb->vlan_present &&
+	    count_known(&cursor, books, &frame, cpu, skb->len))
+		return;
 	frame_from_skb(&frame, skb, is_egress);
-	account_frame(skb, false, &frame, &cursor);
+	account_frame(skb, false, &frame, &cursor, books, cpu);
 }
 
 static __always_inline void account_xdp(struct xdp_md *xdp, const bool is_jumbo)
 {
 	struct cursor cursor = {(void *)(long)xdp->data, (void *)(long)xdp->data_end};
-	struct frame frame = {};
+	struct interface interface = interface_of(xdp->ingress_ifindex);
+	struct frame frame = {.point = interface.points & 0xffff,
+			      .link_bytes = interface.link_bytes};
+	u64 cpu = bpf_get_smp_processor_id();
+	struct hook_totals *books = books_at(cpu, frame.point);
 
+	if (!books)
+		return;
+	if (HAS_SHORT_WAY && count_known(&cursor, books, &frame, cpu, xdp_bytes(xdp, is_jumbo)))
+		return;
 	frame_from_xdp(&frame, xdp, is_jumbo);
-	account_frame(xdp, true, &frame, &cursor);
+	account_frame(xdp, true, &frame, &cursor, books, cpu);
 }
 
 int hook_xdp(struct xdp_md *ctx)

@@ -168,10 +168,9 @@ static __always_inline u64 at_longest(u64 bytes)
  * Whether the flow was last seen before the interval began that the agent announced.  Then the tick
  * with which it begins may still lie ahead.
  */
-static __always_inline bool is_of_before(const struct flow_slot *slot,
-					 const struct agent_clock *clock)
+static __always_inline bool is_of_before(const struct flow_slot *slot)
 {
-	return clock && (s32)(slot->last_jiffies - clock->interval_jiffies) < 0;
+	return (s32)(slot->last_jiffies - the_clock()->interval_jiffies) < 0;
 }
 
 /* Notes what the slot had of the interval before, and begins with this packet. */
@@ -195,8 +194,10 @@ static __always_inline void begin_interval(struct flow_slot *slot, u32 slot_inde
 /* Compares before writing: most packets change none of these. */
 static __always_inline void go_on(struct flow_slot *slot, const struct packet *packet)
 {
-	if (packet->tcp_flags & ~slot->tcp_flags)
-		slot->tcp_flags |= packet->tcp_flags;
+	u64 flags = slot->tcp_flags | packet->tcp_flags;
+
+	if (flags != slot->tcp_flags)
+		slot->tcp_flags = flags;
 	if (packet->min_bytes < slot->min_bytes)
 		slot->min_bytes = packet->min_bytes;
 	if (packet->max_bytes > slot->max_bytes)
@@ -215,14 +216,11 @@ static __always_inline void add(struct flow_slot *slot, const struct packet *pac
 static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
 				  const struct packet *packet, u64 now)
 {
-	u32 zero = 0;
-	struct agent_clock *clock = agent_clock.lookup(&zero);
-
 	/*
 	 * An interval begins with a tick that lies ahead when the agent announces it.  So however
 	 * many packets a flow has, one of them is the first, and it is so only once.
 	 */
-	if (is_of_before(slot, clock) && (s32)((u32)now - clock->interval_jiffies) >= 0)
+	if (is_of_before(slot) && (s32)((u32)now - the_clock()->interval_jiffies) >= 0)
 		begin_interval(slot, slot_index, packet);
 	else
 		go_on(slot, packet);

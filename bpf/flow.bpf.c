@@ -76,8 +76,9 @@ static __always_inline u64 point_of_skb(const struct __sk_buff *skb,
 {
 #if REPLAY
 	return skb->mark;
-#endif
+#else
 	return is_egress ? interface->points >> 16 : interface->points & 0xffff;
+#endif
 }
 
 static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff *skb,
@@ -264,11 +265,8 @@ int names_tc(struct __sk_buff *skb)
 /* Attached nowhere: the agent runs it to learn which jiffies go with which nanoseconds. */
 int hook_clock(struct __sk_buff *skb)
 {
-	u32 zero = 0;
-	struct agent_clock *clock = agent_clock.lookup(&zero);
+	struct agent_clock *clock = the_clock();
 
-	if (!clock)
-		return 0;
 	clock->jiffies = bpf_jiffies64();
 	clock->monotonic_ns = bpf_ktime_get_ns();
 	return 0;

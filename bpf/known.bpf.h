@@ -5,7 +5,7 @@
  *
  * The other way reads any packet, and carries what it read through structs of which BPF's ten
  * registers hold half.  Here each field is read where it is used, and what is the same for all these
- * packets is known when this is compiled: a third of the instructions.
+ * packets is known when this is compiled: half of the instructions.
  *
  * Everything is asked before anything is written.  So a packet that is not as expected is left to
  * the other way as if it had not been here, and both count alike.
@@ -27,7 +27,7 @@
 #define HAS_SHORT_WAY 1
 #endif
 
-/* The two words of a slot in which an IPv4 address is; the shape in its lane says that it is one. */
+/* The word of a mapped address in which the IPv4 one is. */
 typedef u32 __attribute__((may_alias)) u32_of_address;
 
 static __always_inline u32 ipv4_of(const u64 *mapped)
@@ -35,14 +35,18 @@ static __always_inline u32 ipv4_of(const u64 *mapped)
 	return ((const u32_of_address *)mapped)[3];
 }
 
+/*
+ * The slot that has these; *key_word* is that of ports and lane.  The lane says that all else of the
+ * addresses is the same, and is never that of an empty slot.
+ */
 static __always_inline struct flow_slot *slot_of_ipv4(struct flow_set *set, u64 src, u64 dst,
-						      u64 ports_and_lane_, u64 protocol)
+						      u64 key_word, u64 protocol)
 {
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		struct flow_slot *slot = &set->slots[way];
 
-		if (ipv4_of(slot->src_addr) == src && *ports_and_lane(slot) == ports_and_lane_ &&
+		if (ipv4_of(slot->src_addr) == src && *ports_and_lane(slot) == key_word &&
 		    ipv4_of(slot->dst_addr) == dst && slot->protocol == protocol)
 			return slot;
 	}
@@ -59,10 +63,9 @@ static __always_inline bool count_known(const struct cursor *cursor, struct hook
 	struct packet packet = {
 		.bytes = bytes, .min_bytes = bytes, .max_bytes = bytes, .segments = 1};
 	u64 protocol, lane, ports_be;
-	struct agent_clock *clock;
 	struct flow_slot *slot;
 	struct flow_set *set;
-	u32 number, zero = 0;
+	u32 number;
 
 	if (has_rules() || frame->link_bytes != sizeof(*ethernet) ||
 	    cursor->pos + KNOWN_BYTES > cursor->end || ethernet->ethertype_be != BE16(ETH_P_IP) ||
@@ -85,10 +88,7 @@ static __always_inline bool count_known(const struct cursor *cursor, struct hook
 	if (!set)
 		return false;
 	slot = slot_of_ipv4(set, ip->src_addr, ip->dst_addr, lane << 32 | ports_be, protocol);
-	if (!slot)
-		return false;
-	clock = agent_clock.lookup(&zero);
-	if (is_of_before(slot, clock))
+	if (!slot || is_of_before(slot))
 		return false;
 	go_on(slot, &packet);
 	add(slot, &packet, bpf_jiffies64());

@@ -84,12 +84,19 @@ BPF_TABLE_PINNED("array", u32, struct judged, judged_packets, CPUS, PRIVATE("jud
 #define ND_LAST		      137
 #define LANE_PART(lane, part) ((lane) >> LANE_##part##_SHIFT & LANE_##part##_MASK)
 
-static __always_inline bool has_rules(void)
+/* The address of its only element, as that of the_clock in maps.bpf.h. */
+#define bpf_map_lookup_elem(map, key) (map)
+static __always_inline struct rule_control *the_rules(void)
 {
 	u32 zero = 0;
-	struct rule_control *control = rule_control.lookup(&zero);
 
-	return control && control->is_on;
+	return rule_control.lookup(&zero);
+}
+#undef bpf_map_lookup_elem
+
+static __always_inline bool has_rules(void)
+{
+	return the_rules()->is_on;
 }
 
 /* Sends a packet that was booked on to the rules, if there are any; does not come back then. */
@@ -324,8 +331,6 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judg
 {
 	u64 shape = LANE_PART(judged->lane, SHAPE), now = bpf_jiffies64();
 	struct packet *packet = &judged->packet;
-	u32 zero = 0;
-	struct rule_control *control = rule_control.lookup(&zero);
 	struct hook_totals *books = books_at(cpu, LANE_PART(judged->lane, POINT));
 	struct rule_entry *entry;
 	struct rule_set *set;
@@ -333,10 +338,10 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct judg
 	u32 number;
 
 	/* Rules are about IP: whoever drops ARP has no network. */
-	if (!control || !books || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6) ||
+	if (!books || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6) ||
 	    is_neighbour_discovery(packet))
 		return false;
-	number = control->set & 1;
+	number = the_rules()->set & 1;
 	set = rule_sets.lookup(&number);
 	if (!set)
 		return false;

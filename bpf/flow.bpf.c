@@ -4,14 +4,16 @@
  *
  *  1. The interface's entry says which hook point this is.  Its totals count the packet, whatever
  *     becomes of it (book.bpf.h).
- *  2. parse.h reads the identity of a plain packet.  Any other goes on in a program of its own,
+ *  2. What nearly all packets are, TCP or UDP over IPv4 of a flow that is known, goes a short way:
+ *     known.bpf.h reads, finds and counts it at once.  All others go on here.
+ *  3. parse.h reads the identity of a plain packet.  Any other goes on in a program of its own,
  *     which dissects it from the beginning (unusual.bpf.h, dissect.bpf.h).
- *  3. The flow cache counts it (cache.bpf.h).  No helper is called on this path: array lookups,
+ *  4. The flow cache counts it (cache.bpf.h).  No helper is called on this path: array lookups,
  *     jiffies and the CPU's number are inlined by the verifier, which is why this costs a third of
  *     a hash map.
- *  4. The first packet of a flow, and one packet in SAMPLE_ONE_IN, go through a ring buffer with
+ *  5. The first packet of a flow, and one packet in SAMPLE_ONE_IN, go through a ring buffer with
  *     their headers (sample.bpf.h).
- *  5. Where there are rules, they say whether it goes further (rules.bpf.h).
+ *  6. Where there are rules, they say whether it goes further (rules.bpf.h).
  *
  * bcc rewrites map accesses in its main file only.  So the loader puts every *.bpf.h in place of
  * the line that includes it; other headers hold plain functions.  It compiles the configuration

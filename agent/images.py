@@ -23,6 +23,9 @@ from agent.plan import SEEDS
 _INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("imm", "<i4")])
 _LOAD_64_BITS = 0x18  # takes two, which hold the lower and the upper half
 _PSEUDO_MAP_FD = 1
+_PSEUDO_MAP_VALUE = 2
+# Arrays of one element: what programs load is the address of it (the_clock of bpf/maps.bpf.h).
+_VALUES = ("agent_clock", "rule_control")
 # The kernel has no such kind of load, so it refuses a program whose seeds are still to be put in.
 _PSEUDO_SEED = 15
 _MOST_BYTES = 1 << 20  # many times our largest program
@@ -84,6 +87,9 @@ class Image:
         instructions = np.frombuffer(self.code, _INSTRUCTION).copy()
         places = _places(instructions, _PSEUDO_MAP_FD)
         fds = np.array([maps[name] for name in self.maps], np.int32)
+        is_value = np.array([name in _VALUES for name in self.maps], bool)
+        values = places[is_value[instructions["imm"][places]]]
+        instructions["registers"][values] += (_PSEUDO_MAP_VALUE - _PSEUDO_MAP_FD) << 4
         instructions["imm"][places] = fds[instructions["imm"][places]]
         return libbpf.load_program(
             self.kind,

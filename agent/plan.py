@@ -27,10 +27,10 @@ MAX_POINTS = 4096
 MAX_CONTEXTS = 1 << 18
 MAX_CONTEXTS_PER_CPU = 1 << 14
 # Of what an agent keeps for its successor beside the maps of the programs.
-_SUCCESSION_VERSION = 1
+_SUCCESSION_VERSION = 2
 # What counts as jiffies while a capture is replayed: as fine as most captures are.
 REPLAY_TICK_NS = 1000
-SEEDS = 5  # as bpf/seed.h numbers them
+SEEDS = 11  # as bpf/seed.h numbers them
 
 
 def draw_seeds() -> tuple[int, ...]:

@@ -22,7 +22,7 @@ _MEASURING = ("hook_xdp", "names_xdp")
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 _CODE_DIGITS = 8
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_SEED = re.compile(r"\bSEED\((\d)\)")
+_SEED = re.compile(r"\bSEED\((\d+)\)")
 _INCLUDE = re.compile(r'^#include "(\w+\.bpf\.h)"\n', re.MULTILINE)
 
 

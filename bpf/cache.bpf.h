@@ -2,8 +2,8 @@
 /*
  * The flow cache.
  *
- * Each CPU owns a part of one array, in sets of WAYS slots of one cache line.  The set is chosen by
- * a keyed hash; a slot with the same identity is updated in place.  A flow that finds no slot takes
+ * Each CPU owns a part of one array of sets, each of WAYS slots of one cache line.  The set is chosen
+ * by a keyed hash; a slot with the same identity is updated in place.  A flow that finds no slot takes
  * an empty one, or evicts the flow of its set that was silent for longest.  That flow goes through
  * the ring buffer; where that is full its counts go to the hook point's overflow totals.
  *
@@ -17,7 +17,6 @@
 #include "parse.h"
 #include "seed.h"
 
-#define WAYS	      4
 #define LONGEST_BYTES 0xffff
 
 /* An eviction holds a slot, then its origin, as they were. */
@@ -41,28 +40,41 @@ static __always_inline u64_of_fields *ports_and_lane(const struct flow_slot *slo
 	return (u64_of_fields *)&slot->src_port_be;
 }
 
+/* The set of a flow with that hash among those of its CPU. */
+static __always_inline u32 set_number(u64 hash, u64 cpu)
+{
+	return cpu * SETS_PER_CPU + (hash & (SETS_PER_CPU - 1));
+}
+
 static __always_inline u64 key_ports_and_lane(const struct flow_key *key)
 {
 	return key->lane << 32 | key->ports_be;
 }
 
 /*
- * Multiplication carries upwards only.  So addresses are turned round: hosts of one network differ
- * in their last byte, which must come lowest to reach the rest.  And so products are shifted before
- * they are put together: the same difference in the top bits of two words would cancel out
- * otherwise, whatever the seeds.
+ * Multiply-shift: every 32-bit word of the key times a secret number of 64 bits, and of the sum the
+ * upper half.  Whatever two keys somebody chooses who does not know the numbers, they share one of n
+ * sets with a chance of 2 in n at most (Dietzfelbinger 1996: two sums differ by an odd multiple of a
+ * power of two below 2^32, times a secret odd number, so all bits from 32 on are as likely as not).
+ * Who has only chance to go by needs as many flows to fill one set as fill all of them.
+ *
+ * The words in front of an IPv4 address are the same in all keys of that shape, so they are left out.
  */
+static __always_inline u64 hash_ipv4(u64 src, u64 dst, u64 ports_be, u64 lane, u64 protocol)
+{
+	return src * SEED(0) + dst * SEED(1) + ports_be * SEED(2) + lane * SEED(3) +
+	       protocol * SEED(4);
+}
+
 static __always_inline u64 hash_key(const struct flow_key *key)
 {
-	u64 hash = key_ports_and_lane(key) * SEED(0);
+	const u64 *src = key->src_addr, *dst = key->dst_addr;
+	u64 hash = hash_ipv4(src[1] >> 32, dst[1] >> 32, key->ports_be, key->lane, key->protocol);
 
-	hash ^= __builtin_bswap64(key->src_addr[1]) * SEED(1) >> 9;
-	hash ^= __builtin_bswap64(key->dst_addr[1]) * SEED(2) >> 18;
-	hash ^= __builtin_bswap64(key->src_addr[0]) * SEED(3) >> 27;
-	hash ^= (__builtin_bswap64(key->dst_addr[0]) + key->protocol) * SEED(4) >> 36;
-	/* The high half of a product depends on all of its bits, the low half does not. */
-	hash ^= hash >> 32;
-	return hash * SEED(0) >> 32;
+	if (key->lane >> LANE_SHAPE_SHIFT != SHAPE_IPV4)
+		hash += (u32)src[0] * SEED(5) + (src[0] >> 32) * SEED(6) + (u32)src[1] * SEED(7) +
+			(u32)dst[0] * SEED(8) + (dst[0] >> 32) * SEED(9) + (u32)dst[1] * SEED(10);
+	return hash >> 32;
 }
 
 static __always_inline bool is_same_flow(const struct flow_slot *slot, const struct flow_key *key)
@@ -152,44 +164,67 @@ static __always_inline u64 at_longest(u64 bytes)
 	return bytes > LONGEST_BYTES ? LONGEST_BYTES : bytes;
 }
 
-/* Counts a packet of the flow that the slot holds. */
-static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
-				  const struct packet *packet, u64 now)
+/*
+ * Whether the flow was last seen before the interval began that the agent announced.  Then the tick
+ * with which it begins may still lie ahead.
+ */
+static __always_inline bool is_of_before(const struct flow_slot *slot)
 {
-	u32 zero = 0;
-	struct agent_clock *clock = agent_clock.lookup(&zero);
+	return (s32)(slot->last_jiffies - the_clock()->interval_jiffies) < 0;
+}
 
-	/*
-	 * An interval begins with a tick that lies ahead when the agent announces it.  So however
-	 * many packets a flow has, one of them is the first, and it is so only once.
-	 */
-	if (clock && (s32)(slot->last_jiffies - clock->interval_jiffies) < 0 &&
-	    (s32)((u32)now - clock->interval_jiffies) >= 0) {
-		struct flow_origin *origin = flow_origins.lookup(&slot_index);
+/* Notes what the slot had of the interval before, and begins with this packet. */
+static __always_inline void begin_interval(struct flow_slot *slot, u32 slot_index,
+					   const struct packet *packet)
+{
+	struct flow_origin *origin = flow_origins.lookup(&slot_index);
 
-		if (origin) {
-			/* Of packets since the snapshot but before the tick, only this tells. */
-			origin->before_min_bytes = slot->min_bytes;
-			origin->before_max_bytes = slot->max_bytes;
-			origin->before_tcp_flags = slot->tcp_flags;
-			origin->first_ns = bpf_ktime_get_ns();
-		}
-		slot->tcp_flags = packet->tcp_flags;
-		slot->min_bytes = at_longest(packet->min_bytes);
-		slot->max_bytes = at_longest(packet->max_bytes);
-	} else {
-		/* Compare before writing: most packets change none of these. */
-		if (packet->tcp_flags & ~slot->tcp_flags)
-			slot->tcp_flags |= packet->tcp_flags;
-		if (packet->min_bytes < slot->min_bytes)
-			slot->min_bytes = packet->min_bytes;
-		if (packet->max_bytes > slot->max_bytes)
-			slot->max_bytes = at_longest(packet->max_bytes);
+	if (origin) {
+		/* Of packets since the snapshot but before the tick, only this tells. */
+		origin->before_min_bytes = slot->min_bytes;
+		origin->before_max_bytes = slot->max_bytes;
+		origin->before_tcp_flags = slot->tcp_flags;
+		origin->first_ns = bpf_ktime_get_ns();
 	}
+	slot->tcp_flags = packet->tcp_flags;
+	slot->min_bytes = at_longest(packet->min_bytes);
+	slot->max_bytes = at_longest(packet->max_bytes);
+}
+
+/* Compares before writing: most packets change none of these. */
+static __always_inline void go_on(struct flow_slot *slot, const struct packet *packet)
+{
+	u64 flags = slot->tcp_flags | packet->tcp_flags;
+
+	if (flags != slot->tcp_flags)
+		slot->tcp_flags = flags;
+	if (packet->min_bytes < slot->min_bytes)
+		slot->min_bytes = packet->min_bytes;
+	if (packet->max_bytes > slot->max_bytes)
+		slot->max_bytes = at_longest(packet->max_bytes);
+}
+
+static __always_inline void add(struct flow_slot *slot, const struct packet *packet, u64 now)
+{
 	slot->last_jiffies = now;
 	slot->bytes += packet->bytes;
 	barrier();
 	slot->packets += packet->segments;
+}
+
+/* Counts a packet of the flow that the slot holds. */
+static __always_inline void touch(struct flow_slot *slot, u32 slot_index,
+				  const struct packet *packet, u64 now)
+{
+	/*
+	 * An interval begins with a tick that lies ahead when the agent announces it.  So however
+	 * many packets a flow has, one of them is the first, and it is so only once.
+	 */
+	if (is_of_before(slot) && (s32)((u32)now - the_clock()->interval_jiffies) >= 0)
+		begin_interval(slot, slot_index, packet);
+	else
+		go_on(slot, packet);
+	add(slot, packet, now);
 }
 
 /* Gives the slot to the packet's flow. */
@@ -235,20 +270,20 @@ static __always_inline bool is_taken(const struct flow_slot *slot)
 /* Counts the packet in the flow cache.  Returns whether it began a flow. */
 static __always_inline bool account(void *ctx, const struct packet *packet, u64 cpu)
 {
-	u64 first =
-		cpu * SLOTS_PER_CPU + (hash_key(&packet->key) & (SLOTS_PER_CPU - 1) & ~(WAYS - 1));
+	u32 number = set_number(hash_key(&packet->key), cpu);
+	struct flow_set *set = flow_slots.lookup(&number);
 	u64 now = bpf_jiffies64();
 	struct flow_slot *victim = NULL;
 	u32 victim_age = 0, victim_index = 0;
 
+	if (!set)
+		return false;
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
-		u32 index = first + way;
-		struct flow_slot *slot = flow_slots.lookup(&index);
+		struct flow_slot *slot = &set->slots[way];
+		u32 index = number * WAYS + way;
 		u32 age;
 
-		if (!slot)
-			return false;
 		if (is_same_flow(slot, &packet->key) && is_taken(slot)) {
 			touch(slot, index, packet, now);
 			return false;

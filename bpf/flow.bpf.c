@@ -4,14 +4,16 @@
  *
  *  1. The interface's entry says which hook point this is.  Its totals count the packet, whatever
  *     becomes of it (book.bpf.h).
- *  2. parse.h reads the identity of a plain packet.  Any other goes on in a program of its own,
+ *  2. What nearly all packets are, TCP or UDP over IPv4 of a flow that is known, goes a short way:
+ *     known.bpf.h reads, finds and counts it at once.  All others go on here.
+ *  3. parse.h reads the identity of a plain packet.  Any other goes on in a program of its own,
  *     which dissects it from the beginning (unusual.bpf.h, dissect.bpf.h).
- *  3. The flow cache counts it (cache.bpf.h).  No helper is called on this path: array lookups,
+ *  4. The flow cache counts it (cache.bpf.h).  No helper is called on this path: array lookups,
  *     jiffies and the CPU's number are inlined by the verifier, which is why this costs a third of
  *     a hash map.
- *  4. The first packet of a flow, and one packet in SAMPLE_ONE_IN, go through a ring buffer with
+ *  5. The first packet of a flow, and one packet in SAMPLE_ONE_IN, go through a ring buffer with
  *     their headers (sample.bpf.h).
- *  5. Where there are rules, they say whether it goes further (rules.bpf.h).
+ *  6. Where there are rules, they say whether it goes further (rules.bpf.h).
  *
  * bcc rewrites map accesses in its main file only.  So the loader puts every *.bpf.h in place of
  * the line that includes it; other headers hold plain functions.  It compiles the configuration
@@ -20,7 +22,7 @@
  * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
  * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be),
  * LIMITED_SOURCES (rules.bpf.h), REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to
- * SEED_4 (seed.h).  Only while somebody captures, also CAPTURES and what capture.bpf.h wants.
+ * SEED_10 (seed.h).  Only while somebody captures, also CAPTURES and what capture.bpf.h wants.
  */
 #include "events.h"
 #include "parse.h"
@@ -28,6 +30,7 @@
 #include "maps.bpf.h"
 #include "replay.bpf.h"
 #include "book.bpf.h"
+#include "known.bpf.h"
 #include "names.bpf.h"
 #include "rules.bpf.h"
 #include "unusual.bpf.h"
@@ -38,37 +41,51 @@
 /* Spreads indexes over the table's second places; also in agent/entries.py. */
 #define SPREAD 0x9e3779b1U
 
-/* A copy of the entry at one place of the table.  Index and points are one word, read at once. */
-static __always_inline struct interface_entry entry_at(u32 place)
-{
-	struct interface_entry *entry = interfaces.lookup(&place), copy = {};
+/* What the agent has told us of an interface. */
+struct interface {
+	u64 points; /* ingress in the lower half of 32 bits, egress in the upper */
+	u64 link_bytes;
+};
 
-	if (entry) {
-		*(u64_of_fields *)&copy = *(volatile u64_of_fields *)entry;
-		copy.link_bytes = entry->link_bytes;
-	}
-	return copy;
+/* Reads the entry at one place of the table.  Returns whether it is that of the index. */
+static __always_inline bool read_entry(struct interface *interface, u32 place, u32 ifindex)
+{
+	struct interface_entry *entry = interfaces.lookup(&place);
+	u64 index_and_points;
+
+	if (!entry)
+		return false;
+	/* One word, read at once. */
+	index_and_points = *(volatile u64_of_fields *)entry;
+	interface->points = index_and_points >> 32;
+	interface->link_bytes = entry->link_bytes;
+	return (u32)index_and_points == ifindex;
 }
 
-/* What the agent has told us of an interface; point 0 and Ethernet where that is nothing. */
-static __always_inline struct interface_entry interface_of(u32 ifindex)
+/* Point 0 and Ethernet where the agent has told us nothing. */
+static __always_inline struct interface interface_of(u32 ifindex)
 {
-	struct interface_entry entry = entry_at(ifindex & (INTERFACE_SLOTS - 1));
+	struct interface interface;
 
-	if (entry.ifindex != ifindex)
-		entry = entry_at((u64)(u32)(ifindex * SPREAD) * INTERFACE_SLOTS >> 32);
-	if (entry.ifindex != ifindex)
-		entry = (struct interface_entry){.link_bytes = sizeof(struct ethernet_header)};
-	return entry;
+	if (read_entry(&interface, ifindex & (INTERFACE_SLOTS - 1), ifindex) ||
+	    read_entry(&interface, (u64)(u32)(ifindex * SPREAD) * INTERFACE_SLOTS >> 32, ifindex))
+		return interface;
+	return (struct interface){.link_bytes = sizeof(struct ethernet_header)};
+}
+
+static __always_inline u64 point_of_skb(const struct __sk_buff *skb,
+					const struct interface *interface, const bool is_egress)
+{
+#if REPLAY
+	return skb->mark;
+#else
+	return is_egress ? interface->points >> 16 : interface->points & 0xffff;
+#endif
 }
 
 static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff *skb,
-					   bool is_egress)
+					   const bool is_egress)
 {
-	struct interface_entry entry = interface_of(skb->ifindex);
-
-	frame->link_bytes = entry.link_bytes;
-	frame->point = is_egress ? entry.egress_point : entry.ingress_point;
 	frame->direction = is_egress ? DIRECTION_EGRESS : DIRECTION_INGRESS;
 	frame->bytes = frame->wire_bytes = skb->len;
 	/* Multiplied with 0 or 1: a branch would double the verifier's states. */
@@ -79,7 +96,6 @@ static __always_inline void frame_from_skb(struct frame *frame, struct __sk_buff
 #if REPLAY
 	set_capture_clock(skb);
 	frame->link_bytes = skb->cb[0];
-	frame->point = skb->mark;
 	frame->wire_bytes = skb->priority;
 #endif
 }
@@ -93,10 +109,6 @@ static __always_inline u64 xdp_bytes(struct xdp_md *xdp, const bool is_jumbo)
 static __always_inline void frame_from_xdp(struct frame *frame, struct xdp_md *xdp,
 					   const bool is_jumbo)
 {
-	struct interface_entry entry = interface_of(xdp->ingress_ifindex);
-
-	frame->link_bytes = entry.link_bytes;
-	frame->point = entry.ingress_point;
 	frame->direction = DIRECTION_INGRESS;
 	frame->bytes = frame->wire_bytes = xdp_bytes(xdp, is_jumbo);
 	frame->is_jumbo = is_jumbo;
@@ -117,23 +129,29 @@ static __always_inline void go_on_unusual(void *ctx, const bool is_xdp, const st
 		tc_tails.call(ctx, TAIL_TC);
 }
 
-/* Books and judges the packet if it is a plain one.  Returns whether it goes no further. */
-static __always_inline bool account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
-					  struct cursor *cursor)
+/* A packet of which nothing was read but what the frame itself tells. */
+static __always_inline struct packet unread(const struct frame *frame)
 {
-	u64 cpu = bpf_get_smp_processor_id();
-	struct hook_totals *books = books_at(cpu, frame->point);
 	struct packet packet = {.segments = 1};
 
-	if (!books)
-		return false;
 	packet.tag_bytes = frame->has_aside_tag * VLAN_TAG_BYTES;
 	packet.bytes = frame->wire_bytes + packet.tag_bytes;
 	packet.min_bytes = packet.max_bytes = packet.bytes;
 	packet.key.lane = frame->aside_vlan << LANE_VLAN_SHIFT;
+	return packet;
+}
+
+/* Books and judges the packet if it is a plain one.  Returns whether it goes no further. */
+static __always_inline bool account_frame(void *ctx, const bool is_xdp, const struct frame *frame,
+					  struct cursor *cursor, struct hook_totals *books, u64 cpu)
+{
+	struct packet packet = unread(frame);
+
 	if (!parse_plain(cursor, &packet, frame->link_bytes, frame->segment_bytes)) {
 		go_on_unusual(ctx, is_xdp, frame);
-		packet.is_truncated = 1; /* counted by what was read */
+		/* All of it anew: so nothing that was read before need be kept for here. */
+		packet = unread(frame);
+		packet.is_truncated = 1;
 	}
 #if CAPTURES
 	capture_plain(ctx, is_xdp, frame, &packet);
@@ -146,22 +164,39 @@ static __always_inline bool account_frame(void *ctx, const bool is_xdp, const st
 	return false;
 }
 
-static __always_inline bool account_skb(struct __sk_buff *skb, bool is_egress)
+static __always_inline bool account_skb(struct __sk_buff *skb, const bool is_egress)
 {
 	struct cursor cursor = {(void *)(long)skb->data, (void *)(long)skb->data_end};
-	struct frame frame = {};
+	struct interface interface = interface_of(skb->ifindex);
+	struct frame frame = {.point = point_of_skb(skb, &interface, is_egress),
+			      .link_bytes = interface.link_bytes};
+	u64 cpu = bpf_get_smp_processor_id();
+	struct hook_totals *books = books_at(cpu, frame.point);
 
+	if (!books)
+		return false;
+	if (HAS_SHORT_WAY && !skb->gso_size && !skb->vlan_present &&
+	    count_known(&cursor, books, &frame, cpu, skb->len))
+		return false;
 	frame_from_skb(&frame, skb, is_egress);
-	return account_frame(skb, false, &frame, &cursor);
+	return account_frame(skb, false, &frame, &cursor, books, cpu);
 }
 
 static __always_inline bool account_xdp(struct xdp_md *xdp, const bool is_jumbo)
 {
 	struct cursor cursor = {(void *)(long)xdp->data, (void *)(long)xdp->data_end};
-	struct frame frame = {};
+	struct interface interface = interface_of(xdp->ingress_ifindex);
+	struct frame frame = {.point = interface.points & 0xffff,
+			      .link_bytes = interface.link_bytes};
+	u64 cpu = bpf_get_smp_processor_id();
+	struct hook_totals *books = books_at(cpu, frame.point);
 
+	if (!books)
+		return false;
+	if (HAS_SHORT_WAY && count_known(&cursor, books, &frame, cpu, xdp_bytes(xdp, is_jumbo)))
+		return false;
 	frame_from_xdp(&frame, xdp, is_jumbo);
-	return account_frame(xdp, true, &frame, &cursor);
+	return account_frame(xdp, true, &frame, &cursor, books, cpu);
 }
 
 int hook_xdp(struct xdp_md *ctx)
@@ -230,11 +265,8 @@ int names_tc(struct __sk_buff *skb)
 /* Attached nowhere: the agent runs it to learn which jiffies go with which nanoseconds. */
 int hook_clock(struct __sk_buff *skb)
 {
-	u32 zero = 0;
-	struct agent_clock *clock = agent_clock.lookup(&zero);
+	struct agent_clock *clock = the_clock();
 
-	if (!clock)
-		return 0;
 	clock->jiffies = bpf_jiffies64();
 	clock->monotonic_ns = bpf_ktime_get_ns();
 	return 0;

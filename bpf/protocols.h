@@ -59,7 +59,7 @@ struct ethernet_header {
 	u8 dst[6];
 	u8 src[6];
 	u16 ethertype_be;
-} __attribute__((packed));
+} __attribute__((packed, aligned(2)));
 
 struct vlan_header {
 	u16 tci_be;

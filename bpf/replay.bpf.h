@@ -14,19 +14,12 @@
 #if REPLAY
 static __always_inline u64 capture_ns(void)
 {
-	u32 zero = 0;
-	struct agent_clock *clock = agent_clock.lookup(&zero);
-
-	return clock ? clock->monotonic_ns : 0;
+	return the_clock()->monotonic_ns;
 }
 
 static __always_inline void set_capture_clock(const struct __sk_buff *skb)
 {
-	u32 zero = 0;
-	struct agent_clock *clock = agent_clock.lookup(&zero);
-
-	if (clock)
-		clock->monotonic_ns = skb->tstamp;
+	the_clock()->monotonic_ns = skb->tstamp;
 }
 
 #define bpf_ktime_get_ns()	   capture_ns()

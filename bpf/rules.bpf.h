@@ -109,6 +109,21 @@ BPF_TABLE_PINNED("array", u32, struct judged, judged_packets, CPUS, PRIVATE("jud
 #define ND_LAST		      137
 #define LANE_PART(lane, part) ((lane) >> LANE_##part##_SHIFT & LANE_##part##_MASK)
 
+/* The address of its only element, as that of the_clock in maps.bpf.h. */
+#define bpf_map_lookup_elem(map, key) (map)
+static __always_inline struct rule_control *the_rules(void)
+{
+	u32 zero = 0;
+
+	return rule_control.lookup(&zero);
+}
+#undef bpf_map_lookup_elem
+
+static __always_inline bool has_rules(void)
+{
+	return the_rules()->is_on;
+}
+
 /* The entry of a rule that is in force; 0 is no rule. */
 static __always_inline struct rule_entry *rule_at(u32 set, u32 rank, u64 now)
 {
@@ -257,6 +272,19 @@ static __always_inline u32 glimpse(const struct rule_control *control,
 	return control->is_on_ipv6 ? RULE_WORD_HAS_RANKS | RULE_WORD_HAS_RULES : 0;
 }
 
+/* Whether rules may mean a packet between these addresses of IPv4, as their first words tell. */
+static __always_inline bool may_be_meant(u32 src_be, u32 dst_be)
+{
+	const struct rule_control *control = the_rules();
+	struct rule_chunk *head;
+
+	if (!control->is_on)
+		return false;
+	head = chunk_at(control->set & 1, 0);
+	return !head || is_asked_about(ipv4_head_word(head, false, BE32(src_be)),
+				       ipv4_head_word(head, true, BE32(dst_be)));
+}
+
 /* The word that tells what is known of an address, of which the first one was seen. */
 static __always_inline u32 word_of(const struct rule_set *set, u32 number, struct rule_chunk *head,
 				   bool is_dst, u32 word, const u64 *addr)
@@ -392,12 +420,12 @@ struct asked {
 static __always_inline bool ask(struct asked *asked, const struct packet *packet, u64 lane)
 {
 	u64 shape = LANE_PART(lane, SHAPE);
-	u32 zero = 0, number, src, dst;
-	struct rule_control *control = rule_control.lookup(&zero);
+	struct rule_control *control = the_rules();
 	struct rule_chunk *head;
+	u32 number, src, dst;
 
 	/* Rules are about IP: whoever drops ARP has no network. */
-	if (!control || !control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
+	if (!control->is_on || (shape != SHAPE_IPV4 && shape != SHAPE_IPV6))
 		return false;
 	number = control->set & 1;
 	head = chunk_at(number, 0);
@@ -483,11 +511,10 @@ static __always_inline bool is_refused(void *ctx, const bool is_xdp, struct hook
 static __always_inline void judge_apart(void *ctx, const bool is_xdp, const struct packet *packet,
 					u64 lane, u64 cpu)
 {
-	u32 index = cpu, zero = 0;
-	struct rule_control *control = rule_control.lookup(&zero);
+	u32 index = cpu;
 	struct judged *judged = judged_packets.lookup(&index);
 
-	if (!control || !control->is_on || !judged)
+	if (!has_rules() || !judged)
 		return;
 	judged->packet = *packet;
 	judged->lane = lane;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The key of our hashes: five odd numbers, drawn for each agent and compiled in as text, so that no
+ * The key of our hashes: eleven odd numbers, drawn for each agent and compiled in as text, so that no
  * expression can have them but through SEED.
  *
  * The compiler cannot look into the one instruction that loads a seed.  Else it would compute with

@@ -22,7 +22,7 @@ import pytest
 from agent import kernel, libbpf
 from agent.cache import Cache
 from agent.compiled import key_of
-from agent.compiler import compiled
+from agent.compiler import Module, compiled
 from agent.images import Image
 from agent.plan import LoadError, draw_seeds, remove_all
 from agent.socket_hooks import SOCKETS
@@ -210,9 +210,9 @@ def refuse_to_be_verified(path: Path) -> None:
     cache, key = Cache(path.parent), path.name
     content = json.loads(cache.get(key))
     programs = content["programs"]
-    image = Image.from_text(programs["hook_clock"])
+    image = Image.from_text(programs["hook_xdp"])
     code = bytes.fromhex("bf40000000000000") + image.code[8:]
-    programs["hook_clock"] = replace(image, code=code).to_text()
+    programs["hook_xdp"] = replace(image, code=code).to_text()
     cache.put(key, json.dumps(content).encode())
 
 
@@ -291,16 +291,33 @@ def test_maps_that_are_pinned_are_opened_and_those_of_other_code_made(known_sock
     assert is_shared == {"sockets": True, "socket_totals": True, "socket_states": False}
 
 
+def as_loaded(made: Module, name: str, chunks_fd: int) -> bytes:
+    """bcc's instructions, with what the loader does to them.
+
+    Maps of one value, which bcc knows by descriptor, by address; and for the chunks of rules, of
+    which bcc makes a small one only, those that the loader has made.
+    """
+    instructions = np.frombuffer(made.code(name), "u1,u1,<i2,<i4").copy()
+    is_map = (instructions["f0"] == 0x18) & (instructions["f1"] >> 4 == 1)
+    values = [made.maps[one] for one in ("agent_clock", "rule_control")]
+    instructions["f1"][is_map & np.isin(instructions["f3"], values)] += 1 << 4
+    instructions["f3"][is_map & (instructions["f3"] == made.maps["rule_chunks"])] = chunks_fd
+    return instructions.tobytes()
+
+
 @in_this_process
 def test_maps_and_instructions_are_those_that_bcc_itself_makes(lab):
     with loaded() as programs:
         aside = programs.plan.pins.folder / "aside"
         aside.mkdir()
         made = compiled(FLOW, options(programs.plan), aside=aside, seeds=programs.plan.seeds)
+        chunks_fd = libbpf.open_pinned(programs.plan.pins.map("rule_chunks"))
         for name, kind in FLOW.programs.items():
-            fd = made.bcc.load_func(name, getattr(made.bcc, kind)).fd
+            fd = libbpf.load_program(kind, as_loaded(made, name, chunks_fd), name=name)
             with libbpf.opened(programs.plan.pins.program(name)) as ours:
                 assert said_of(fd, "prog_tag") == said_of(ours, "prog_tag") != [], name
+            os.close(fd)
+        os.close(chunks_fd)
         for name in FLOW.maps:
             with libbpf.opened(programs.plan.pins.map(name)) as ours:
                 assert shape_of(made.maps[name]) == shape_of(ours), name

@@ -82,6 +82,24 @@ def test_frames_make_the_rows_that_the_oracle_says(lab, tunnels):
                 assert not expected.differences(found)[:5], first_difference(feed, tunnels, frames)
 
 
+@pytest.mark.parametrize("feed", [Feed(1), Feed(1, hook="hook_egress")], ids=["ingress", "egress"])
+def test_frames_of_flows_that_have_slots_are_counted_as_the_first_ones_were(lab, feed):
+    frames = list(islice(feed.frames(), 500))
+    point = POINT + (feed.hook == "hook_egress")
+    with loading("inner") as programs:
+        books = KernelBooks(programs)
+        fed(programs, books, feed, frames)
+        # All but the first of these run while the slot has packets of this interval.
+        for frame in frames:
+            programs.run(frame, hook=feed.hook, repeat=3)
+        found = books.take(point)
+    oracle = dissector(feed, "inner")
+    books_of_oracle(oracle, frames)
+    expected = books_of_oracle(oracle, [frame for frame in frames for _ in range(3)])
+
+    assert not expected.differences(found)[:5]
+
+
 def test_samples_have_the_rows_of_their_frames_and_their_first_bytes(lab):
     frames = list(islice(FEEDS[0].frames(), 1000))
     with loaded(sample_one_in=1) as programs:

@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 
 # A subject is a module beside this one that prints one JSON object, here with its usual flags.
-# Those of our own take --quick and --minutes; the others say how to be quick themselves.
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "kernel": (),
     "shapes": (),
@@ -40,9 +39,9 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "detect": (),
     "memory": (),
     "alerts": (),
-    "consumer": ("--rows", "5000000", "--rounds", "3"),
+    "pipeline": (),
+    "consumer": (),
 }
-QUICK = {"consumer": ("--rows", "500000", "--rounds", "2")}
 
 
 def main() -> int:
@@ -105,12 +104,12 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
 
 
 def flags(name: str, arguments: argparse.Namespace) -> tuple[str, ...]:
-    if SUBJECTS[name]:
-        own = QUICK[name] if arguments.quick else SUBJECTS[name]
-        engine = ("--kafka-engine", arguments.kafka_engine) if arguments.kafka_engine else ()
-        return (*own, *engine)
-    quick = ("--quick",) if arguments.quick else ()
-    return (*quick, "--minutes", f"{arguments.minutes:g}") if name == "memory" else quick
+    own = (*SUBJECTS[name], *(("--quick",) if arguments.quick else ()))
+    if name == "memory":
+        return (*own, "--minutes", f"{arguments.minutes:g}")
+    if name == "consumer" and arguments.kafka_engine:
+        return (*own, "--kafka-engine", arguments.kafka_engine)
+    return own
 
 
 def machine() -> dict[str, object]:

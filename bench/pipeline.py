@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.chain import PROCESSES, Chain, Seconds, chain
+from bench.inserts import by_rows
 from bench.latency import A_SECOND, chatter, latencies_ms
 from bench.link import link
 from bench.load import FLAGS, Load
@@ -159,8 +160,8 @@ def throughput(scale: Scale, broker: Kafka, directory: Path) -> list[dict]:
     ]
 
 
-def widths(_: Scale, broker: Kafka, directory: Path) -> list[dict]:
-    return [by_batch(broker.bootstrap, directory / "kafka"), by_column()]
+def widths(scale: Scale, broker: Kafka, directory: Path) -> list[dict]:
+    return [by_rows(scale), by_batch(broker.bootstrap, directory / "kafka"), by_column()]
 
 
 if __name__ == "__main__":

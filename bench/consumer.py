@@ -37,7 +37,7 @@ from schemas import wire
 from schemas.clickhouse import create_table
 from schemas.flow import FLOW
 
-ROWS, QUICK_ROWS = 2_000_000, 400_000
+ROWS, QUICK_ROWS = 800_000, 400_000
 ROWS_PER_RECORD = 10_000
 ROUNDS, QUICK_ROUNDS = 3, 2
 DISTINCT = 20

@@ -112,19 +112,18 @@ class FlowCache:
 
     def snapshot(self) -> Counted:
         """What every flow in the cache did since the last snapshot."""
-        parts = [self._snapshot_chunk(start) for start in range(0, len(self._slots), _CHUNK)]
+        parts = [self._changed_in(start) for start in range(0, len(self._slots), _CHUNK)]
         found = [part for part in parts if part is not None]
-        self._replaced = chosen(self._replaced, np.argsort(self._replaced["key"]))
         if not found:
             return _nothing(self._slots.dtype)
-        return Counted(
-            joined([part.slots for part in found]),
-            np.concatenate([part.first_ns for part in found]),
-            np.concatenate([part.packets for part in found]),
-            np.concatenate([part.bytes for part in found]),
-        )
+        # All at once: with few flows, what a call costs is most of it.
+        slots, index, origins = zip(*found, strict=True)
+        counted = self._report(joined(slots), np.concatenate(index), joined(origins))
+        self._replaced = chosen(self._replaced, np.argsort(self._replaced["key"]))
+        return counted
 
-    def _snapshot_chunk(self, start: int) -> Counted | None:
+    def _changed_in(self, start: int) -> tuple[Rows, NDArray[np.intp], Rows] | None:
+        """Copies of the slots of one chunk that changed, where they are, and their origins."""
         chunk = slice(start, start + _CHUNK)
         live = self._slots[chunk]
         generation = live["generation"].copy()
@@ -146,7 +145,7 @@ class FlowCache:
         if not is_stable.all():
             slots = chosen(slots, is_stable)
             index, origins = index[is_stable], chosen(origins, is_stable)
-        return self._report(slots, index, origins)
+        return slots, index, origins
 
     def _report(self, slots: Rows, index: NDArray[Any], origins: Rows) -> Counted:
         is_same = self._is_reported(slots, index)

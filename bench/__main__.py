@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 
 # A subject is a module beside this one that prints one JSON object, here with its usual flags.
-# Those of our own take --quick and --minutes; the others say how to be quick themselves.
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "claim": (),
     "kernel": (),
@@ -42,9 +41,9 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "detect": (),
     "memory": (),
     "alerts": (),
-    "consumer": ("--rows", "5000000", "--rounds", "3"),
+    "pipeline": (),
+    "consumer": (),
 }
-QUICK = {"consumer": ("--rows", "500000", "--rounds", "2")}
 TAKE_PEERS = ("kernel",)
 
 
@@ -110,14 +109,14 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
 
 
 def flags(name: str, arguments: argparse.Namespace) -> tuple[str, ...]:
-    if SUBJECTS[name]:
-        own = QUICK[name] if arguments.quick else SUBJECTS[name]
-        engine = ("--kafka-engine", arguments.kafka_engine) if arguments.kafka_engine else ()
-        return (*own, *engine)
-    quick = ("--quick",) if arguments.quick else ()
+    own = (*SUBJECTS[name], *(("--quick",) if arguments.quick else ()))
     if name in TAKE_PEERS:
-        return (*quick, *(word for one in arguments.peer for word in ("--peer", one)))
-    return (*quick, "--minutes", f"{arguments.minutes:g}") if name == "memory" else quick
+        return (*own, *(word for one in arguments.peer for word in ("--peer", one)))
+    if name == "memory":
+        return (*own, "--minutes", f"{arguments.minutes:g}")
+    if name == "consumer" and arguments.kafka_engine:
+        return (*own, "--kafka-engine", arguments.kafka_engine)
+    return own
 
 
 def _without_folder(peer: str) -> str:

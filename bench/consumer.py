@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the consumer beside ClickHouse's own Kafka engine, on the same rows and machine.
 
-    python -m bench.consumer [--rows 5000000] [--rounds 3] [--kafka-engine DIRECTORY]
+    python -m bench.consumer [--quick] [--kafka-engine DIRECTORY]
 
-A topic is filled first; each run then reads all of it with a new group into a new database.
-Time runs from the assignment of partitions to the last commit, for the peer to the last row.
-Rounds are interleaved, because such machines change their speed within minutes; compare the
-ratios, not the absolute numbers.  The peer needs an older chdb-core, in a directory of its own:
+Topics are filled first, one for each way to read; each run then reads all of one with a new group
+into a new database.  Time runs from the assignment of partitions to the last commit, for the peer
+to the last row.  The peer needs an older chdb-core, in a directory of its own:
 
     pip install --no-deps --target DIRECTORY chdb-core==26.1.0
 """
@@ -14,7 +13,6 @@ ratios, not the absolute numbers.  The peer needs an older chdb-core, in a direc
 import argparse
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
@@ -25,81 +23,99 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-import msgpack
 from aiokafka import AIOKafkaProducer
 
 from bench.flows import batches
-from consumer.block import native_block
+from bench.link import ROOT
+from bench.processes import cpu_seconds
+from bench.rounds import Samples, cell, ratio, table
+from bench.rowwise import FORMATS
 from hookline.kafka import Kafka
 from schemas import wire
-from schemas.clickhouse import columns, create_table
+from schemas.clickhouse import create_table
 from schemas.flow import FLOW
 
-ROOT = Path(__file__).parents[1]
-DISTINCT = 50
+ROWS, QUICK_ROWS = 800_000, 400_000
+ROWS_PER_RECORD = 10_000
+ROUNDS, QUICK_ROUNDS = 3, 2
+DISTINCT = 20
 POLL_S = 0.05
 DEADLINE_S = 300.0
-TICKS = os.sysconf("SC_CLK_TCK")
+OURS = "consumer"
 
-# Formats and block sizes of the peer.  One million is near its default of 1048449, but divides
-# the rows: the last of them would otherwise wait for the flush interval of 7.5 s, and it is speed
-# that is compared.  200000 is the consumer's own.
-PEERS = (("Native", 1_000_000), ("Native", 200_000), ("MsgPack", 1_000_000))
-
-Result = dict[str, float]
+# Formats and block sizes of the peer.  Native is at its fastest with 200,000 rows a block, of those
+# that were tried from 50,000 to one million, which is near its default of 1,048,449; the other two
+# make no difference between them.  All divide the rows: the last of them would otherwise wait for
+# the flush interval of 7.5 s, and it is speed that is compared.
+PEERS = (("Native", 200_000), ("MsgPack", 200_000), ("JSONEachRow", 200_000))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.consumer", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--rows-per-record", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
     parser.add_argument("--kafka-engine", metavar="DIRECTORY", help="measure the peer with this")
-    print(json.dumps(asyncio.run(measure(parser.parse_args())), indent=2))
+    arguments = parser.parse_args()
+    rows = QUICK_ROWS if arguments.quick else ROWS
+    rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+    print(json.dumps({"tables": asyncio.run(measure(rows, rounds, arguments.kafka_engine))}))
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, object]:
-    with tempfile.TemporaryDirectory(prefix="hookline-bench-") as scratch:
-        async with Kafka(Path(scratch) / "kafka") as kafka:
-            rows = await fill(kafka.bootstrap, arguments)
-            results = await asyncio.to_thread(
-                run_rounds, kafka.bootstrap, Path(scratch), rows, arguments
-            )
-    return summary(results, rows, arguments)
+async def measure(rows: int, rounds: int, library: str | None) -> list[dict]:
+    with tempfile.TemporaryDirectory(prefix="hookline-bench-") as directory:
+        scratch = Path(directory)
+        async with Kafka(scratch / "kafka") as kafka:
+            await fill(kafka.bootstrap, rows, library)
+            variants = {OURS: lambda at: run_consumer(kafka.bootstrap, at, rows)}
+            for form, block_rows in PEERS if library else ():
+                peer = (str(library), form, block_rows)
+                variants[f"Kafka engine, {form}"] = lambda at, peer=peer: run_peer(
+                    kafka.bootstrap, at, rows, peer
+                )
+            seconds, cpu = await asyncio.to_thread(run_rounds, variants, rounds, scratch)
+    return [tabled(rows, seconds, cpu)]
 
 
-async def fill(kafka: str, arguments: argparse.Namespace) -> int:
-    """Fill a topic for each way to read; the number of rows in each."""
-    some = batches(DISTINCT, arguments.rows_per_record)
-    formats: dict[str, Callable[[wire.Batch], bytes]] = {FLOW.topic: wire.encode}
-    if arguments.kafka_engine:
-        formats |= {"bench.native": lambda one: native_block(FLOW, [one]), "bench.msgpack": by_rows}
-    count = arguments.rows // arguments.rows_per_record
-    for topic, encode in formats.items():
-        # Each has a name of its own, or the consumer would leave it out as a repetition.
-        named = (replace(some[at % DISTINCT], seq=at) for at in range(count))
-        await publish(kafka, topic, map(encode, named))
-    return count * arguments.rows_per_record
+def tabled(rows: int, seconds: Samples, cpu: Samples) -> dict:
+    shown = [
+        [
+            name,
+            cell([rows / one for one in seconds[name]], 0),
+            cell([one / rows * 1e6 for one in cpu[name]], 2),
+            cell(ratio(seconds, name, OURS), 2),
+            cell(ratio(cpu, name, OURS), 2),
+        ]
+        for name in seconds
+    ]
+    columns = [
+        *("reader", "rows a second", "CPU us a row"),
+        *("the consumer is faster by", "and takes less CPU by"),
+    ]
+    note = "" if len(seconds) > 1 else "Without --kafka-engine there is no peer."
+    title = f"{rows:,} rows from Kafka into ClickHouse, records of {ROWS_PER_RECORD:,}"
+    return table(title, columns, shown, note)
 
 
-def by_rows(batch: wire.Batch) -> bytes:
-    """What a producer without columns would send: one msgpack value after the other."""
-    lists = []
-    for field in columns(FLOW):
-        column = batch.columns.get(field.name)
-        if column is None:
-            lists.append([batch.node] * batch.rows)
-        elif isinstance(column, wire.Names):
-            lists.append([column.categories[code] for code in column.codes])
-        elif column.dtype.kind == "V":
-            lists.append([value.tobytes() for value in column])
-        else:
-            lists.append(column.tolist())
-    pack = msgpack.Packer().pack
-    return b"".join(pack(value) for row in zip(*lists, strict=True) for value in row)
+async def fill(kafka: str, rows: int, library: str | None) -> None:
+    """Fill a topic for each way to read."""
+    some = batches(DISTINCT, ROWS_PER_RECORD)
+    count = rows // ROWS_PER_RECORD
+    # Each has a name of its own, or the consumer would leave it out as a repetition.
+    await publish(
+        kafka,
+        FLOW.topic,
+        (wire.encode(replace(some[at % DISTINCT], seq=at)) for at in range(count)),
+    )
+    for form, _ in PEERS if library else ():
+        # The peer does not care.
+        payloads = list(map(FORMATS[form], some))
+        await publish(kafka, topic_of(form), (payloads[at % DISTINCT] for at in range(count)))
+
+
+def topic_of(form: str) -> str:
+    return f"bench.{form.lower()}"
 
 
 async def publish(kafka: str, topic: str, payloads: Iterable[bytes]) -> None:
@@ -114,24 +130,24 @@ async def publish(kafka: str, topic: str, payloads: Iterable[bytes]) -> None:
 
 
 def run_rounds(
-    kafka: str, scratch: Path, rows: int, arguments: argparse.Namespace
-) -> dict[str, list[Result]]:
-    results: dict[str, list[Result]] = {}
-    for number in range(arguments.rounds):
-        directory = scratch / f"round-{number}"
-        results.setdefault("consumer", []).append(run_consumer(kafka, directory / "ours", rows))
-        if arguments.kafka_engine:
-            for form, block_rows in PEERS:
-                name = f"kafka engine {form} {block_rows}"
-                peer = (arguments.kafka_engine, form, block_rows)
-                results.setdefault(name, []).append(run_peer(kafka, directory / name, rows, peer))
-        subprocess.run(["rm", "-rf", directory], check=True)
-        print(json.dumps({name: found[-1] for name, found in results.items()}), file=sys.stderr)
-    return results
+    variants: dict[str, Callable[[Path], dict[str, float]]], rounds: int, scratch: Path
+) -> tuple[Samples, Samples]:
+    """Seconds and CPU seconds.  Every run is a process of its own: none is warmer than the first."""
+    seconds: Samples = {name: [] for name in variants}
+    cpu: Samples = {name: [] for name in variants}
+    order = list(variants)
+    for number in range(rounds):
+        for name in order:
+            with tempfile.TemporaryDirectory(dir=scratch) as directory:
+                found = variants[name](Path(directory))
+            seconds[name].append(found["seconds"])
+            cpu[name].append(found["cpu_s"])
+            print(f"round {number}, {name}: {found}", file=sys.stderr)
+        order.reverse()
+    return seconds, cpu
 
 
-def run_consumer(kafka: str, directory: Path, rows: int) -> Result:
-    directory.mkdir(parents=True)
+def run_consumer(kafka: str, directory: Path, rows: int) -> dict[str, float]:
     log = directory / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -150,7 +166,7 @@ def run_consumer(kafka: str, directory: Path, rows: int) -> Result:
         process.wait()
 
 
-def follow(pid: int, log: Path, rows: int) -> Result:
+def follow(pid: int, log: Path, rows: int) -> dict[str, float]:
     deadline = time.monotonic() + DEADLINE_S
     cpu = None
     while time.monotonic() < deadline:
@@ -171,45 +187,19 @@ def moment(log: str, phrase: str) -> float:
     return datetime.fromisoformat(found[-1] + "+00:00").timestamp()
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def run_peer(kafka: str, directory: Path, rows: int, peer: tuple[str, str, int]) -> Result:
+def run_peer(
+    kafka: str, directory: Path, rows: int, peer: tuple[str, str, int]
+) -> dict[str, float]:
     library, form, block_rows = peer
-    directory.mkdir(parents=True)
     create = directory / "create.sql"
     create.write_text(create_table(FLOW))
     program = [sys.executable, ROOT / "bench/kafka_engine.py", library, directory / "db", kafka]
-    rest = [f"bench.{form.lower()}", form, block_rows, rows, create]
+    rest = [topic_of(form), form, block_rows, rows, create]
     ended = subprocess.run(
         [str(one) for one in (*program, *rest)], check=True, stdout=subprocess.PIPE, text=True
     )
-    found: Result = json.loads(ended.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
-
-
-def summary(
-    results: dict[str, list[Result]], rows: int, arguments: argparse.Namespace
-) -> dict[str, object]:
-    rates = {
-        name: [round(rows / one["seconds"]) for one in found] for name, found in results.items()
-    }
-    return {
-        "rows": rows,
-        "rows_per_record": arguments.rows_per_record,
-        "rows_per_s": rates,
-        "median_rows_per_s": {name: round(median(found)) for name, found in rates.items()},
-        "median_cpu_us_per_row": {
-            name: round(median(one["cpu_s"] for one in found) / rows * 1e6, 3)
-            for name, found in results.items()
-        },
-        "consumer_is_faster_by_median": {
-            name: round(median(a / b for a, b in zip(rates["consumer"], found, strict=True)), 2)
-            for name, found in rates.items()
-        },
-    }
 
 
 if __name__ == "__main__":

@@ -31,18 +31,22 @@ def started(module: str, *flags: str, ready: str) -> Iterator[int]:
             process.wait()
 
 
+def agent_name() -> str:
+    """As the agent is called that we start."""
+    return f"hlb{os.getpid()}"
+
+
 @contextmanager
 def agent(interface: str, kafka: str, *flags: str) -> Iterator[int]:
-    name = f"hlb{os.getpid()}"
-    base = ("--interface", interface, "--kafka", kafka, "--name", name, "--node", "bench")
+    base = ("--interface", interface, "--kafka", kafka, "--name", agent_name(), "--node", "bench")
     with started("agent", *base, *flags, ready="agent ready") as pid:
         yield pid
 
 
 @contextmanager
-def consumer(kafka: str, directory: Path) -> Iterator[int]:
+def consumer(kafka: str, directory: Path, *flags: str) -> Iterator[int]:
     base = ("--kafka", kafka, "--clickhouse", f"chdb://{directory}/clickhouse")
-    with started("consumer", *base, ready="partitions assigned") as pid:
+    with started("consumer", *base, *flags, ready="partitions assigned") as pid:
         yield pid
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from agent import libbpf
 from agent.maps import SharedMaps
-from agent.plan import INTERFACE_SLOTS, Plan, Report, remove_all, root_of
+from agent.plan import INTERFACE_SLOTS, Pins, Plan, Report, remove_all, root_of
 from agent.programs import load
 from agent.sources import SOURCE_PATH
 from schemas.control import INTERFACE_ENTRY
@@ -92,10 +92,15 @@ def hooks(**options: Any) -> Iterator[Hooks]:
 
 def know(plan: Plan, ifindex: int) -> None:
     """Tell the programs of an Ethernet interface."""
+    know_at(plan.pins, ifindex)
+
+
+def know_at(pins: Pins, ifindex: int) -> None:
+    """Likewise, of programs that somebody else may have loaded."""
     entry = np.zeros(1, dtype_from_layout(INTERFACE_ENTRY))
     entry["ifindex"], entry["link_bytes"] = ifindex, 14
     entry["ingress_point"], entry["egress_point"] = INGRESS_POINT, EGRESS_POINT
-    with libbpf.opened(plan.pins.map("interfaces")) as fd:
+    with libbpf.opened(pins.map("interfaces")) as fd:
         libbpf.update_element(fd, ifindex & (INTERFACE_SLOTS - 1), entry.tobytes())
 
 

@@ -34,9 +34,8 @@ def _machine(about: Mapping[str, Any]) -> str:
 
 
 def _subject(subject: Mapping[str, Any]) -> str:
-    tables = subject["tables"] if "tables" in subject else [_of_consumer(subject)]
     head = f"\n`{subject['command']}`, {subject['began']}, {subject['seconds']} s\n\n"
-    return head + "".join(map(_table, tables))
+    return head + "".join(map(_table, subject["tables"]))
 
 
 def _table(content: Mapping[str, Any]) -> str:
@@ -56,19 +55,3 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return f"{_text(value['median'])} ({_text(value['low'])} to {_text(value['high'])})"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
-def _of_consumer(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The consumer's measurement has a form of its own."""
-    rows = [
-        [
-            name,
-            found["median_rows_per_s"][name],
-            found["median_cpu_us_per_row"][name],
-            found["consumer_is_faster_by_median"][name],
-        ]
-        for name in found["median_rows_per_s"]
-    ]
-    title = f"{found['rows']:,} rows from Kafka into ClickHouse"
-    columns = ["reader", "rows a second", "CPU microseconds a row", "the consumer is faster by"]
-    return {"title": title, "columns": columns, "rows": rows}

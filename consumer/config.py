@@ -49,6 +49,9 @@ class Config(ServerOptions):
     max_age: float = option(
         2.0, "seconds after which they are inserted even so", group=BATCHES, metavar="SECONDS"
     )
+    flow_max_age: float = option(
+        0.5, "the same for flows, where that is sooner", group=BATCHES, metavar="SECONDS"
+    )
 
     start_timeout: float = option(
         60.0,
@@ -67,7 +70,10 @@ class Config(ServerOptions):
     )
 
     def __post_init__(self) -> None:
-        for name in ("retention_days", "max_rows", "max_age", "start_timeout", "stop_timeout"):
+        for name in (
+            *("retention_days", "max_rows", "max_age", "flow_max_age"),
+            *("start_timeout", "stop_timeout"),
+        ):
             if not 0 < getattr(self, name) < inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
         self.check_server()

@@ -15,6 +15,7 @@ forgotten.  Its next owner reads it again from what is committed: see `writer.py
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from consumer.lane import Lane
@@ -27,6 +28,7 @@ from consumer.sink import Sink, SinkUnavailable
 from consumer.source import Fetched, Position, Positions, Source
 from consumer.writer import Lost, Writer
 from schemas import layout
+from schemas.flow import FLOW
 
 FETCH_WAIT_S = 0.2
 # Shorter than the group waits for us before it gives our partitions to others.
@@ -50,6 +52,7 @@ class Pipeline:
         kinds: Sequence[layout.Record],
         max_rows: int,
         max_age_s: float,
+        flow_max_age_s: float = inf,
     ) -> None:
         self._sink = sink
         self._quarantine = quarantine
@@ -57,6 +60,7 @@ class Pipeline:
         self._kinds = {kind.topic: kind for kind in kinds}
         self._max_rows = max_rows
         self._max_age_s = max_age_s
+        self._flow_max_age_s = flow_max_age_s
         self._assignment = -1
         self._writers: dict[str, Writer] = {}
         self._writing: set[asyncio.Task[None]] = set()
@@ -103,7 +107,7 @@ class Pipeline:
         self._writers = {
             topic: Writer(
                 kind,
-                Lane(self._max_rows, self._max_age_s),
+                Lane(self._max_rows, self._max_age_of(kind)),
                 sink=self._sink,
                 quarantine=self._quarantine,
                 metrics=self._metrics,
@@ -124,6 +128,11 @@ class Pipeline:
             task = asyncio.create_task(writer.run())
             self._writing.add(task)
             task.add_done_callback(self._has_ended)
+
+    def _max_age_of(self, kind: layout.Record) -> float:
+        # An insert costs what it costs, however few rows are in it; so only those are hurried on
+        # that people look at while they come.
+        return min(self._max_age_s, self._flow_max_age_s) if kind is FLOW else self._max_age_s
 
     async def _filled(self, topics: set[str]) -> set[str]:
         """Those of *topics* whose table may hold some of what was read when offsets were lost."""

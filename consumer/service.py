@@ -58,6 +58,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
         kinds=RECORDS,
         max_rows=config.max_rows,
         max_age_s=config.max_age,
+        flow_max_age_s=config.flow_max_age,
     )
     source = _source(config, pipeline, metrics)
     await _open_kafka(config, dead_letters, source, start, parts)

@@ -255,7 +255,7 @@ async def test_what_clickhouse_refuses_becomes_dead_letters_and_the_rest_is_stor
     poison.columns["time"][:] = days
     good = stage.batches("run", *range(7))
 
-    with stage.consumer("--max-age", "1") as consumer:
+    with stage.consumer("--max-age", "1", "--flow-max-age", "1") as consumer:
         await consumer.until_ready()
         # The first insert is refused; that of its half is on its way when the consumer dies.
         server.next_inserts("", "held")
@@ -284,7 +284,7 @@ async def test_a_view_that_refuses_rows_does_not_make_them_be_stored_twice(stage
         f" FROM {DATABASE}.flows"
     )
 
-    with stage.consumer("--max-age", "1") as consumer:
+    with stage.consumer("--max-age", "1", "--flow-max-age", "1") as consumer:
         await consumer.until_ready()
         await stage.publish(*stage.batches("run", *range(5)))
         await stage.until_committed(consumer)

@@ -164,7 +164,7 @@ async def test_sigterm_stores_and_commits_what_is_not_due_yet(tmp_path):
         place = Place(broker.bootstrap, tmp_path)
         await publish(place.kafka, a_batch(rows=10, node=place.node))
 
-        with place.consumer("--max-age", "3600") as consumer:
+        with place.consumer("--max-age", "3600", "--flow-max-age", "3600") as consumer:
             await consumer.until(
                 lambda: consumer.metric("consumer_pending_rows", table="flows") == 10
             )
@@ -173,6 +173,25 @@ async def test_sigterm_stores_and_commits_what_is_not_due_yet(tmp_path):
 
         assert place.stored() == 10
         assert await committed(place.kafka, place.group) == 1
+
+
+async def test_flows_need_not_wait_as_long_as_the_rest(place):
+    ages = ("--max-age", "3600", "--flow-max-age", "0.1")
+    await publish(
+        place.kafka,
+        a_batch("packet", rows=10, node=place.node),
+        a_batch(rows=10, node=place.node),
+    )
+
+    with place.consumer(*ages) as consumer:
+        await consumer.until(
+            lambda: (
+                consumer.metric("consumer_inserted_rows_total", table="flows") >= 10
+                and consumer.metric("consumer_pending_rows", table="packets") >= 10
+            )
+        )
+        assert consumer.metric("consumer_inserted_rows_total", table="packets") == 0
+        assert await consumer.terminate() == 0
 
 
 async def test_everything_that_is_no_record_becomes_a_dead_letter_and_the_rest_arrives(place):
@@ -401,7 +420,7 @@ async def test_rows_that_wait_are_stored_before_their_partitions_move(tmp_path):
         other.group = place.group
         await publish(kafka.bootstrap, a_batch(rows=10, node=place.node))
 
-        with place.consumer("--max-age", "3600", name="a") as a:
+        with place.consumer("--max-age", "3600", "--flow-max-age", "3600", name="a") as a:
             await a.until(lambda: a.metric("consumer_pending_rows", table="flows") == 10)
             with other.consumer(name="b") as b:
                 await b.until_ready()

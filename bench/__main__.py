@@ -40,6 +40,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "detect": (),
     "memory": (),
     "alerts": (),
+    "queries": (),
     "consumer": ("--rows", "5000000", "--rounds", "3"),
 }
 QUICK = {"consumer": ("--rows", "500000", "--rounds", "2")}

@@ -29,6 +29,7 @@ from schemas.socket import SOCKET
 
 DAY_NS = 86_400 * 10**9
 RUNS = 11
+INSERT_ROUNDS = 5
 SLOW_S = 2.0  # a question that takes longer is asked less often
 SLOW_RUNS = 3
 
@@ -38,7 +39,7 @@ Asked = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.queries", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rows", type=int, default=10_000_000, help="of flows")
+    parser.add_argument("--rows", type=int, default=5_000_000, help="of flows")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="the database, made or used again")
     parser.add_argument("--quick", action="store_true", help="few rows: to see that it runs")
     arguments = parser.parse_args()
@@ -58,7 +59,7 @@ def measure(directory: Path, rows: int, runs: int) -> list[dict]:
     tables = [
         questions_table(client, rows, runs),
         *storage_tables(client),
-        insert_table(client, rounds_of=runs),
+        insert_table(client, rounds_of=min(runs, INSERT_ROUNDS)),
     ]
     client.close()
     return tables

@@ -44,20 +44,22 @@ def history(served: ServedHistory) -> Iterator[History]:
         yield opened
 
 
-def answer(history: History, by: str, text: str, since_s: int, *, only_rows: bool) -> object:
-    """The rows, and what was asked; from a moment that does not move while both are asked."""
-    source = summed(history, Wanted(BY[by], parse(text), since_s), only_rows=only_rows)
-    source.values["since"] = max(int(source.values.get("since", 0)) // 10**12 * 10**12, 0)
-    asked = asked_of(source, by, 10_000)
-    return history.rows(asked.sql, asked.parameters).rows, source.origin
+def answers(history: History, by: str, text: str, since_s: int) -> tuple[object, object, str]:
+    """What the rows say, what is said of its own choice, and what was chosen."""
+    wanted = Wanted(BY[by], parse(text), since_s)
+    chosen, rows = summed(history, wanted), summed(history, wanted, only_rows=True)
+    # Time goes on while both are asked.
+    rows.values["since"] = chosen.values["since"]
+    found = [asked_of(source, by, 10_000) for source in (rows, chosen)]
+    said = [history.rows(asked.sql, asked.parameters).rows for asked in found]
+    return *said, chosen.origin
 
 
 @pytest.mark.parametrize(
     ("by", "since_s"), [*((one, 3 * DAYS) for one in BY), ("port", 3 * 3600), ("edge", 0)]
 )
 def test_rollups_and_rows_give_the_same_sums(history, by, since_s):
-    rows, _ = answer(history, by, "egress", since_s, only_rows=True)
-    found, origin = answer(history, by, "egress", since_s, only_rows=False)
+    rows, found, origin = answers(history, by, "egress", since_s)
 
     assert rows
     assert found == rows
@@ -78,18 +80,21 @@ def test_rollups_and_rows_give_the_same_sums(history, by, since_s):
     ],
 )
 def test_a_filter_is_answered_by_what_has_its_columns(history, by, text, origin):
-    rows, _ = answer(history, by, text, 3 * DAYS, only_rows=True)
+    rows, found, chosen = answers(history, by, text, 3 * DAYS)
 
-    assert answer(history, by, text, 3 * DAYS, only_rows=False) == (rows, origin)
+    assert found == rows
+    assert chosen == origin
 
 
 def test_a_few_hours_are_asked_of_minutes_and_many_days_of_days(history):
-    assert answer(history, "port", "", 3600, only_rows=False)[1] == "flows_1m"
-    assert answer(history, "port", "", 3 * DAYS, only_rows=False)[1] == "edges_1d"
+    assert answers(history, "port", "", 3600)[2] == "flows_1m"
+    assert answers(history, "port", "", 3 * DAYS)[2] == "edges_1d"
 
 
 def test_what_is_older_than_a_rollup_is_summed_up_from_the_rows(served, history):
-    yesterday = datetime.now(UTC).replace(hour=0, minute=0, second=0) - timedelta(days=1)
+    yesterday = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(
+        days=1
+    )
     for rollup in ROLLUPS:
         comment = f"Whole from {yesterday:%Y-%m-%d %H:%M:%S} UTC on."
         served.tell(f"sql ALTER TABLE hookline.{rollup.table} MODIFY COMMENT '{comment}'")
@@ -100,8 +105,7 @@ def test_what_is_older_than_a_rollup_is_summed_up_from_the_rows(served, history)
         )
 
     for by in ("source", "service", "interface"):
-        rows, _ = answer(history, by, "", 0, only_rows=True)
-        found, origin = answer(history, by, "", 0, only_rows=False)
+        rows, found, origin = answers(history, by, "", 0)
         assert found == rows
         assert origin != "flows"
 
@@ -112,7 +116,7 @@ def test_a_history_without_rollups_is_asked_for_its_rows(tmp_path):
             served.tell(f"sql DROP TABLE hookline.{rollup.view}")
             served.tell(f"sql DROP TABLE hookline.{rollup.table}")
         with open_history(data=served.directory, url=None) as history:
-            assert answer(history, "source", "", 0, only_rows=False) == ([], "flows")
+            assert answers(history, "source", "", 0) == ([], [], "flows")
 
 
 def test_the_table_is_for_people_and_says_what_it_was_made_of(served, capsys):

@@ -43,6 +43,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "alerts": (),
     "pipeline": (),
     "consumer": (),
+    "queries": (),
 }
 TAKE_PEERS = ("kernel",)
 

@@ -22,8 +22,8 @@ from bench.chain import PROCESSES, Chain, Seconds, chain
 from bench.inserts import by_rows
 from bench.latency import A_SECOND, chatter, latencies_ms
 from bench.link import link
-from bench.rates import FLAGS, Load
 from bench.processes import memory_mb
+from bench.rates import FLAGS, Load
 from bench.rounds import cell, interleave, table
 from bench.subject import Scale, main
 from bench.widths import by_batch, by_column

@@ -6,6 +6,7 @@ from math import inf
 
 from consumer.server_options import CLICKHOUSE, ServerOptions
 from schemas.clickhouse import RETENTION_DAYS
+from schemas.rollup_sql import ROLLUP_DAYS
 from service.broker import KAFKA
 from service.logs import LEVELS
 from service.options import ConfigError, host_and_port, option
@@ -35,6 +36,12 @@ class Config(ServerOptions):
 
     retention_days: int = option(
         RETENTION_DAYS, "days after which rows are deleted", group=CLICKHOUSE, metavar="DAYS"
+    )
+    rollup_days: int = option(
+        ROLLUP_DAYS,
+        "days after which the sums in rollups are deleted",
+        group=CLICKHOUSE,
+        metavar="DAYS",
     )
     serve: str = option(
         "",
@@ -71,7 +78,7 @@ class Config(ServerOptions):
 
     def __post_init__(self) -> None:
         for name in (
-            *("retention_days", "max_rows", "max_age", "flow_max_age"),
+            *("retention_days", "rollup_days", "max_rows", "max_age", "flow_max_age"),
             *("start_timeout", "stop_timeout"),
         ):
             if not 0 < getattr(self, name) < inf:

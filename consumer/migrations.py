@@ -2,8 +2,10 @@
 """Bring ClickHouse's tables to what the schema declares.
 
 We compare what is there with what should be and run only the difference, so a second run does
-nothing.  Columns are appended, comments and retention follow the declaration, an enum may gain
-names, and a deduplication window is opened further, never closed.  Anything else would rewrite or lose rows: that is refused, and a human decides.
+nothing.  Columns are appended, comments, codecs and retention follow the declaration, an enum may
+gain names, and a deduplication window is opened further, never closed.  Another codec is that of
+parts that are written from then on.  Anything else would rewrite or lose rows: that is refused, and
+a human decides.  Rollups and their views are made as `rollups.py` says.
 Columns and names that only a newer version knows are left alone.
 
 Two consumers may do this at once: every statement is harmless when repeated, and after a
@@ -12,23 +14,26 @@ failure we look again whether the other one did the work.
 
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
+from consumer.rollups import plan_rollups
+from consumer.tables import Database, ExistingColumn, ExistingTable, alter, existing_tables, window
 from schemas.clickhouse import (
     DATABASE,
-    DEDUPLICATION,
+    FORMER_CODECS,
     STORED_AT,
     column_definition,
     columns,
     create_database,
     create_table,
-    settings,
 )
 from schemas.layout import Field, Record
+from schemas.rollup import Rollup
+from schemas.rollup_sql import ROLLUP_DAYS
 
-ATTEMPTS = 5
+# Tables, the moments of rollups and their views take a look each.
+ATTEMPTS = 8
 
 log = logging.getLogger(__name__)
 
@@ -37,35 +42,14 @@ class MigrationError(Exception):
     """A table that cannot be brought up to date without a human; the text says which and why."""
 
 
-class Database(Protocol):
-    """What a migration needs of ClickHouse."""
-
-    def execute(self, statement: str) -> None: ...
-    def rows(self, query: str) -> list[tuple[Any, ...]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingColumn:
-    """A column as ClickHouse describes it."""
-
-    type: str
-    comment: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingTable:
-    """A table as ClickHouse describes it."""
-
-    columns: Mapping[str, ExistingColumn]
-    definition: str
-
-
 def migrate(
     database: Database,
     records: Sequence[Record],
     *,
     retention_days: int,
     failures: type[Exception],
+    rollups: Sequence[Rollup] = (),
+    rollup_days: int = ROLLUP_DAYS,
 ) -> int:
     """Create and alter tables; the number of statements that this took.
 
@@ -78,7 +62,11 @@ def migrate(
     done = 0
     reason = "its tables differ again after every change"
     for _ in range(ATTEMPTS):
-        statements = plan(existing_tables(database), records, retention_days)
+        existing = existing_tables(database)
+        statements = [
+            *plan(existing, records, retention_days),
+            *plan_rollups(existing, rollups, days=rollup_days, now_s=int(time.time())),
+        ]
         if not statements:
             return done
         try:
@@ -94,21 +82,6 @@ def _execute(database: Database, statements: Sequence[str]) -> int:
         database.execute(statement)
         log.info("schema changed", extra={"statement": statement.partition("\n")[0][:200]})
     return len(statements)
-
-
-def existing_tables(database: Database) -> dict[str, ExistingTable]:
-    """The tables of our database by name."""
-    found: dict[str, dict[str, ExistingColumn]] = {}
-    for table, name, type_, comment in database.rows(
-        f"SELECT table, name, type, comment FROM system.columns WHERE database = '{DATABASE}'"
-    ):
-        found.setdefault(table, {})[name] = ExistingColumn(type_, comment)
-    definitions = dict(
-        database.rows(
-            f"SELECT name, create_table_query FROM system.tables WHERE database = '{DATABASE}'"
-        )
-    )
-    return {table: ExistingTable(found[table], definitions.get(table, "")) for table in found}
 
 
 def plan(
@@ -141,10 +114,10 @@ def _alterations(table: ExistingTable, record: Record, retention_days: int) -> l
             statements += _column_changes(table.columns[field.name], record.table, field)
         else:
             statements.append(
-                f"{_alter(record.table)} ADD COLUMN IF NOT EXISTS {column_definition(field)}"
+                f"{alter(record.table)} ADD COLUMN IF NOT EXISTS {column_definition(field)}"
             )
     statements += _retention(table, record.table, retention_days)
-    return statements + _window(table, record.table)
+    return statements + window(table, record.table)
 
 
 def _column_changes(existing: ExistingColumn, table: str, field: Field) -> list[str]:
@@ -156,10 +129,15 @@ def _column_changes(existing: ExistingColumn, table: str, field: Field) -> list[
                 f" version needs {field.kind.clickhouse}; move the old table away with"
                 f" RENAME TABLE {DATABASE}.{table} TO {DATABASE}.{table}_old"
             )
-        statements.append(f"{_alter(table)} MODIFY COLUMN `{field.name}` {field.kind.clickhouse}")
+        statements.append(f"{alter(table)} MODIFY COLUMN `{field.name}` {field.kind.clickhouse}")
+    elif existing.codec in FORMER_CODECS - {f"CODEC({field.codec})"}:
+        statements.append(
+            f"{alter(table)} MODIFY COLUMN `{field.name}` {field.kind.clickhouse}"
+            f" CODEC({field.codec})"
+        )
     if existing.comment != field.doc:
         comment = field.doc.replace("\\", "\\\\").replace("'", "\\'")
-        statements.append(f"{_alter(table)} COMMENT COLUMN `{field.name}` '{comment}'")
+        statements.append(f"{alter(table)} COMMENT COLUMN `{field.name}` '{comment}'")
     return statements
 
 
@@ -188,15 +166,5 @@ def _retention(table: ExistingTable, name: str, retention_days: int) -> list[str
     is_older = match[1] != "stored_at"
     if not is_older and int(match[2] or match[3]) == retention_days:
         return []
-    added = [f"{_alter(name)} ADD COLUMN IF NOT EXISTS {STORED_AT}"] if is_older else []
-    return [*added, f"{_alter(name)} MODIFY TTL stored_at + INTERVAL {retention_days} DAY"]
-
-
-def _window(table: ExistingTable, name: str) -> list[str]:
-    found = dict(re.findall(r"\b(\w+_deduplication_window\w*) = (\d+)", table.definition))
-    narrow = {one: wide for one, wide in DEDUPLICATION.items() if int(found.get(one, 0)) < wide}
-    return [f"{_alter(name)} MODIFY SETTING {settings(narrow)}"] if narrow else []
-
-
-def _alter(table: str) -> str:
-    return f"ALTER TABLE {DATABASE}.{table}"
+    added = [f"{alter(name)} ADD COLUMN IF NOT EXISTS {STORED_AT}"] if is_older else []
+    return [*added, f"{alter(name)} MODIFY TTL stored_at + INTERVAL {retention_days} DAY"]

@@ -23,6 +23,7 @@ from consumer.sink import Sink, SinkError, SinkUnavailable
 from consumer.source import Positions, Source, create_topics
 from schemas import dead_letter
 from schemas.catalogue import RECORDS
+from schemas.rollup import ROLLUPS
 from service.broker import BrokerUnavailable
 from service.logs import quiet_kafka_client
 from service.options import host_and_port
@@ -75,7 +76,13 @@ async def _open_clickhouse(config: Config, start: Start, parts: Parts) -> Sink:
         partial(asyncio.to_thread, sink.connect, tables),
     )
     changed = await asyncio.to_thread(
-        migrate, sink, RECORDS, retention_days=config.retention_days, failures=SinkError
+        migrate,
+        sink,
+        RECORDS,
+        retention_days=config.retention_days,
+        failures=SinkError,
+        rollups=ROLLUPS,
+        rollup_days=config.rollup_days,
     )
     log.info("clickhouse is ready", extra={"statements": changed})
     if config.serve:

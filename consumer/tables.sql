@@ -4,9 +4,9 @@ CREATE DATABASE IF NOT EXISTS hookline ENGINE = Atomic;
 
 CREATE TABLE IF NOT EXISTS hookline.flows
 (
-    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(T64, ZSTD(1)),
     `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
-    `end` DateTime64(9, 'UTC') COMMENT 'wall time of the end, nanoseconds since the epoch' CODEC(Delta(8), ZSTD(1)),
+    `end` DateTime64(9, 'UTC') COMMENT 'wall time of the end, nanoseconds since the epoch' CODEC(T64('bit'), ZSTD(1)),
     `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
     `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
     `src_addr` IPv6 COMMENT 'source address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
@@ -22,8 +22,8 @@ CREATE TABLE IF NOT EXISTS hookline.flows
     `tcp_flags` UInt8 COMMENT 'TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128' CODEC(ZSTD(1)),
     `packets` UInt64 COMMENT 'packets, as many as a wire carries' CODEC(T64, ZSTD(1)),
     `bytes` UInt64 COMMENT 'layer-2 bytes without the frame check sequence' CODEC(T64, ZSTD(1)),
-    `min_bytes` UInt16 COMMENT 'smallest packet, in bytes; 65535 also stands for larger' CODEC(ZSTD(1)),
-    `max_bytes` UInt16 COMMENT 'largest packet, in bytes; 65535 also stands for larger' CODEC(ZSTD(1)),
+    `min_bytes` UInt16 COMMENT 'smallest packet, in bytes; 65535 also stands for larger' CODEC(T64, ZSTD(1)),
+    `max_bytes` UInt16 COMMENT 'largest packet, in bytes; 65535 also stands for larger' CODEC(T64, ZSTD(1)),
     `inner_vlan` UInt16 COMMENT 'VLAN id of the second tag (QinQ), 0 where there is none' CODEC(ZSTD(1)),
     `icmp_id` UInt16 COMMENT 'id of an ICMP or ICMPv6 echo, 0 for everything else' CODEC(ZSTD(1)),
     `tunnel` Enum8('none' = 0, 'vxlan' = 1, 'geneve' = 2, 'gre' = 3, 'ipip' = 4, '6in4' = 5) COMMENT 'the tunnel that the packet came in; addresses, ports and DSCP are those inside it' CODEC(ZSTD(1)),
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS hookline.flows
     `vni` UInt32 COMMENT 'network id of VXLAN and GENEVE, key of GRE, 0 where there is none' CODEC(ZSTD(1)),
     `inner_packets` UInt64 COMMENT 'packets in a tunnel that the row of the outer packet counts (`--tunnels both`)' CODEC(T64, ZSTD(1)),
     `inner_bytes` UInt64 COMMENT 'bytes of `inner_packets`' CODEC(T64, ZSTD(1)),
-    `pid` UInt32 COMMENT 'process that has the socket, 0 where unknown' CODEC(ZSTD(1)),
+    `pid` UInt32 COMMENT 'process that has the socket, 0 where unknown' CODEC(ZSTD(3)),
     `uid` UInt32 COMMENT 'user who has it; 0, which is root\'s, where `pid` and `cgroup` are unknown' CODEC(ZSTD(1)),
     `command` LowCardinality(String) COMMENT 'the process\'s name, of at most 15 bytes' CODEC(ZSTD(1)),
     `cgroup` LowCardinality(String) COMMENT 'path of its cgroup; empty where unknown' CODEC(ZSTD(1)),
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS hookline.flows
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)
-ORDER BY (toStartOfMinute(time), node, interface, direction, src_addr, dst_addr, time)
+ORDER BY (toStartOfFiveMinutes(time), node, interface, direction, src_addr, dst_addr, time)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'What one five-tuple did at one interface and direction in one interval.  Packets without a five-tuple are rows with zero addresses under their ethertype or protocol, so that `sum(packets)` is always the whole truth.';
@@ -421,3 +421,86 @@ ORDER BY (time, detector, fingerprint)
 TTL stored_at + INTERVAL 30 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
 COMMENT 'What `hookline alert` has found, one row a change: an alert fires, still fires, or is resolved.  `node` is where the service runs, not where the trouble is.';
+
+CREATE TABLE IF NOT EXISTS hookline.flows_1m
+(
+    `minute` DateTime('UTC') COMMENT 'in which the rows\' `time` is' CODEC(Delta(4), ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
+    `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
+    `ethertype` UInt16 COMMENT 'IEEE ethertype behind any VLAN tag; 4 for IEEE 802.2 frames, which carry a length instead; 0 for totals whose packets were not told apart' CODEC(ZSTD(1)),
+    `protocol` UInt8 COMMENT 'IANA protocol number; 0 where the packet is not IP' CODEC(ZSTD(1)),
+    `service_port` UInt16 COMMENT 'the lower of both ports, which is the service\'s where clients take high ones; 0 where there are no ports' CODEC(ZSTD(1)),
+    `flows` SimpleAggregateFunction(sum, UInt64) COMMENT 'rows of `flows` that are summed up' CODEC(T64, ZSTD(1)),
+    `packets` SimpleAggregateFunction(sum, UInt64) COMMENT 'packets, as many as a wire carries' CODEC(T64, ZSTD(1)),
+    `bytes` SimpleAggregateFunction(sum, UInt64) COMMENT 'layer-2 bytes without the frame check sequence' CODEC(T64, ZSTD(1)),
+    `stored_on` SimpleAggregateFunction(max, Date) COMMENT 'when the latest of it was stored, from which its age counts' CODEC(ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY toDate(minute)
+ORDER BY (node, interface, direction, ethertype, protocol, service_port, minute)
+TTL stored_on + INTERVAL 400 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+COMMENT 'What passed an interface in a minute, by protocol and service, without addresses.';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS hookline.flows_1m_view TO hookline.flows_1m AS
+SELECT
+    toDateTime(toStartOfMinute(time), 'UTC') AS minute, node AS node, interface AS interface, direction AS direction, ethertype AS ethertype, protocol AS protocol, if(src_port = 0 OR dst_port = 0, 0, least(src_port, dst_port)) AS service_port, sum(1) AS flows, sum(packets) AS packets, sum(bytes) AS bytes, today() AS stored_on
+FROM hookline.flows
+GROUP BY minute, node, interface, direction, ethertype, protocol, service_port;
+
+CREATE TABLE IF NOT EXISTS hookline.edges_1d
+(
+    `date` Date COMMENT 'day in UTC in which the rows\' `time` is' CODEC(ZSTD(1)),
+    `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
+    `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
+    `src_addr` IPv6 COMMENT 'source address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `dst_addr` IPv6 COMMENT 'destination address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `ethertype` UInt16 COMMENT 'IEEE ethertype behind any VLAN tag; 4 for IEEE 802.2 frames, which carry a length instead; 0 for totals whose packets were not told apart' CODEC(ZSTD(1)),
+    `protocol` UInt8 COMMENT 'IANA protocol number; 0 where the packet is not IP' CODEC(ZSTD(1)),
+    `service_port` UInt16 COMMENT 'the lower of both ports, which is the service\'s where clients take high ones; 0 where there are no ports' CODEC(ZSTD(1)),
+    `server` Enum8('none' = 0, 'src' = 1, 'dst' = 2) COMMENT 'whose port `service_port` is: `dst` in what clients send, `src` in what they get' CODEC(ZSTD(1)),
+    `command` LowCardinality(String) COMMENT 'the process\'s name, of at most 15 bytes' CODEC(ZSTD(1)),
+    `unit` LowCardinality(String) COMMENT 'systemd unit: the innermost service or scope of the cgroup\'s path' CODEC(ZSTD(1)),
+    `flows` SimpleAggregateFunction(sum, UInt64) COMMENT 'rows of `flows` that are summed up' CODEC(T64, ZSTD(1)),
+    `packets` SimpleAggregateFunction(sum, UInt64) COMMENT 'packets, as many as a wire carries' CODEC(T64, ZSTD(1)),
+    `bytes` SimpleAggregateFunction(sum, UInt64) COMMENT 'layer-2 bytes without the frame check sequence' CODEC(T64, ZSTD(1)),
+    `tcp_flags` SimpleAggregateFunction(groupBitOr, UInt8) COMMENT 'flags of any of them' CODEC(ZSTD(1)),
+    `stored_on` SimpleAggregateFunction(max, Date) COMMENT 'when the latest of it was stored, from which its age counts' CODEC(ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY date
+ORDER BY (src_addr, dst_addr, ethertype, protocol, service_port, server, node, direction, unit, command)
+TTL stored_on + INTERVAL 400 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+COMMENT 'Who talked to whom on a day, by which service and for which process, as a node saw it in one direction, at all of its interfaces together.';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS hookline.edges_1d_view TO hookline.edges_1d AS
+SELECT
+    toDate(time, 'UTC') AS date, node AS node, direction AS direction, src_addr AS src_addr, dst_addr AS dst_addr, ethertype AS ethertype, protocol AS protocol, if(src_port = 0 OR dst_port = 0, 0, least(src_port, dst_port)) AS service_port, multiIf(src_port = 0 OR dst_port = 0, 0, src_port < dst_port, 1, 2) AS server, command AS command, unit AS unit, sum(1) AS flows, sum(packets) AS packets, sum(bytes) AS bytes, groupBitOr(tcp_flags) AS tcp_flags, today() AS stored_on
+FROM hookline.flows
+GROUP BY date, node, direction, src_addr, dst_addr, ethertype, protocol, service_port, server, command, unit;
+
+CREATE TABLE IF NOT EXISTS hookline.addresses_1d
+(
+    `date` Date COMMENT 'day in UTC in which the rows\' `time` is' CODEC(ZSTD(1)),
+    `side` Enum8('src' = 1, 'dst' = 2) COMMENT '`src`: as the source, so these are what it sent; `dst`: as the destination' CODEC(ZSTD(1)),
+    `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
+    `address` IPv6 COMMENT 'the address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),
+    `flows` SimpleAggregateFunction(sum, UInt64) COMMENT 'rows of `flows` that are summed up' CODEC(T64, ZSTD(1)),
+    `packets` SimpleAggregateFunction(sum, UInt64) COMMENT 'packets, as many as a wire carries' CODEC(T64, ZSTD(1)),
+    `bytes` SimpleAggregateFunction(sum, UInt64) COMMENT 'layer-2 bytes without the frame check sequence' CODEC(T64, ZSTD(1)),
+    `stored_on` SimpleAggregateFunction(max, Date) COMMENT 'when the latest of it was stored, from which its age counts' CODEC(ZSTD(1))
+)
+ENGINE = AggregatingMergeTree
+PARTITION BY date
+ORDER BY (side, direction, address)
+TTL stored_on + INTERVAL 400 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000, replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+COMMENT 'What each address sent and received on a day, as all nodes saw it in one direction.  Every row of `flows` is in here twice, once for each side.';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS hookline.addresses_1d_view TO hookline.addresses_1d AS
+SELECT
+    date AS date, one.1 AS side, direction AS direction, one.2 AS address, sum(flows) AS flows, sum(packets) AS packets, sum(bytes) AS bytes, today() AS stored_on
+FROM hookline.edges_1d ARRAY JOIN [(1, src_addr), (2, dst_addr)] AS one
+GROUP BY date, side, direction, address;

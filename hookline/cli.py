@@ -21,6 +21,7 @@ SUBCOMMANDS = (
     ("replay", "hookline.replay", "load the packets of a capture file like live ones (root)"),
     ("query", "hookline.query", "ask the history in SQL"),
     ("flows", "hookline.flows", "who talked to whom, and how much"),
+    ("top", "hookline.top", "what there is most of, over minutes or a year"),
     ("audit", "hookline.audit.command", "do the books of every packet balance?"),
     (
         "dead-letter",

@@ -5,6 +5,9 @@ from schemas.layout import ADDR, NAME, TIME_NS, U8, U16, U32, U64, Field, enum8
 
 # Rows arrive nearly sorted by time, so neighbours differ by little.
 TIME_CODEC = "Delta(8), ZSTD(1)"
+# Where rows of a minute are sorted by something else, times are random within it: what their bits
+# have in common is left out, and nothing else can be.
+MINUTE_TIME_CODEC = "T64, ZSTD(1)"
 COUNTER_CODEC = "T64, ZSTD(1)"
 
 DIRECTIONS = {"ingress": 1, "egress": 2}
@@ -49,7 +52,7 @@ SURROUNDINGS = (INNER_VLAN, ICMP_ID, TUNNEL, OUTER_SRC_ADDR, OUTER_DST_ADDR, VNI
 TCP_FLAGS = Field(
     "tcp_flags", U8, "TCP flags FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128"
 )
-PID = Field("pid", U32, "process that has the socket, 0 where unknown")
+PID = Field("pid", U32, "process that has the socket, 0 where unknown", "ZSTD(3)")
 UID = Field("uid", U32, "user who has it; 0, which is root's, where `pid` and `cgroup` are unknown")
 COMMAND = Field("command", NAME, "the process's name, of at most 15 bytes")
 CGROUP = Field("cgroup", NAME, "path of its cgroup; empty where unknown")

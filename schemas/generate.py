@@ -14,6 +14,8 @@ from schemas.clickhouse import schema_sql
 from schemas.filter.reference import filter_page
 from schemas.filter.terms import TERMS
 from schemas.reference import reference_page
+from schemas.rollup import ROLLUPS
+from schemas.rollup_sql import backfill_sql, rollup_sql
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,8 +24,9 @@ def derived_files() -> dict[str, str]:
     """The text of each derived file by its path in the repository."""
     return {
         "bpf/events.h": c_header(LAYOUTS, ENUMS, BITS, CONSTANTS),
-        "consumer/tables.sql": schema_sql(RECORDS),
-        "docs/reference/events.md": reference_page(RECORDS, (*LAYOUTS, *SUCCESSION), BITS),
+        "consumer/tables.sql": schema_sql(RECORDS) + rollup_sql(ROLLUPS),
+        "deploy/clickhouse/backfill.sql": backfill_sql(ROLLUPS),
+        "docs/reference/events.md": reference_page(RECORDS, ROLLUPS, (*LAYOUTS, *SUCCESSION), BITS),
         "docs/reference/filters.md": filter_page(TERMS),
     }
 

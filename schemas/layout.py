@@ -70,6 +70,10 @@ class Field:
         """The same field stored as another kind, as the kernel's narrower counters are."""
         return replace(self, kind=kind, doc=doc or self.doc)
 
+    def coded(self, codec: str) -> "Field":
+        """The same field in a table whose order another codec suits better."""
+        return replace(self, codec=codec)
+
 
 def pad(size_bytes: int) -> Field:
     """Bytes that keep the next field aligned.  Declared, so that no struct has holes."""

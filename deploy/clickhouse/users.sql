@@ -4,8 +4,8 @@
 
 -- What a consumer does: make the database and its tables, follow their declarations, insert.
 CREATE ROLE IF NOT EXISTS hookline_writer;
-GRANT CREATE DATABASE, CREATE TABLE ON hookline.* TO hookline_writer;
-GRANT ALTER ADD COLUMN, ALTER MODIFY COLUMN, ALTER COMMENT COLUMN, ALTER TTL ON hookline.* TO hookline_writer;
+GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW ON hookline.* TO hookline_writer;
+GRANT ALTER ADD COLUMN, ALTER MODIFY COLUMN, ALTER COMMENT COLUMN, ALTER TTL, ALTER MODIFY COMMENT ON hookline.* TO hookline_writer;
 -- It compares what is there with what should be.
 GRANT SHOW TABLES, SHOW COLUMNS ON hookline.* TO hookline_writer;
 GRANT SELECT ON system.columns TO hookline_writer;
@@ -23,6 +23,11 @@ GRANT INSERT, SELECT(time, node, run, seq) ON hookline.dead_letters TO hookline_
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.alerts TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.rules TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.drops TO hookline_writer;
+-- The views that fill the rollups have its rights, and read what they add up.
+GRANT SELECT(interface, direction, src_addr, dst_addr, src_port, dst_port, protocol, ethertype, tcp_flags, packets, bytes, command, unit) ON hookline.flows TO hookline_writer;
+GRANT INSERT ON hookline.flows_1m TO hookline_writer;
+GRANT INSERT, SELECT ON hookline.edges_1d TO hookline_writer;
+GRANT INSERT ON hookline.addresses_1d TO hookline_writer;
 
 -- What people and dashboards do: ask.
 CREATE ROLE IF NOT EXISTS hookline_reader;
@@ -38,6 +43,9 @@ GRANT SELECT ON hookline.dead_letters TO hookline_reader;
 GRANT SELECT ON hookline.alerts TO hookline_reader;
 GRANT SELECT ON hookline.rules TO hookline_reader;
 GRANT SELECT ON hookline.drops TO hookline_reader;
+GRANT SELECT ON hookline.flows_1m TO hookline_reader;
+GRANT SELECT ON hookline.edges_1d TO hookline_reader;
+GRANT SELECT ON hookline.addresses_1d TO hookline_reader;
 -- 2: clients may choose formats and limits, but nothing is written, whatever else is granted.
 CREATE SETTINGS PROFILE IF NOT EXISTS hookline_reader SETTINGS readonly = 2 TO hookline_reader;
 

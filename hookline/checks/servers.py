@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from consumer.config import Config
-from consumer.migrations import MigrationError, existing_tables, plan
+from consumer.migrations import MigrationError, plan
+from consumer.rollups import plan_rollups
 from consumer.sink import Sink, SinkError, SinkUnavailable
+from consumer.tables import existing_tables
 from hookline.checks.result import Result, fail, ok, warn
 from hookline.topics import Topics
 from schemas.catalogue import RECORDS
 from schemas.dead_letter import TOPIC as DEAD_LETTERS
+from schemas.rollup import ROLLUPS
 from service.broker import Broker, BrokerError, BrokerUnavailable
 from service.logs import quiet_kafka_client
 from service.reach import reach
@@ -82,7 +85,11 @@ def clickhouse(config: Config) -> list[Result]:
 
 def _tables(sink: Any, config: Config) -> Result:
     try:
-        statements = plan(existing_tables(sink), RECORDS, config.retention_days)
+        existing = existing_tables(sink)
+        statements = [
+            *plan(existing, RECORDS, config.retention_days),
+            *plan_rollups(existing, ROLLUPS, days=config.rollup_days, now_s=int(time.time())),
+        ]
     except MigrationError as error:
         text, _, fix = str(error).partition("; ")
         return fail("tables", text, fix)
@@ -93,7 +100,7 @@ def _tables(sink: Any, config: Config) -> Result:
             f"{len(statements)} changes are missing, the first of them {first}",
             "start a consumer of this version, which makes them",
         )
-    return ok("tables", f"all {len(RECORDS)} are as this version wants them")
+    return ok("tables", f"all {len(RECORDS) + len(ROLLUPS)} are as this version wants them")
 
 
 def _clocks(ahead_s: float) -> list[Result]:

@@ -18,6 +18,7 @@ from consumer.record import Accepted, Record
 from consumer.sink import Sink, SinkError
 from schemas import wire
 from schemas.catalogue import RECORDS
+from schemas.rollup import ROLLUPS
 
 _sinks: list[Sink] = []
 
@@ -43,7 +44,13 @@ def _execute(statement: str) -> None:
 
 
 def _migrate(records: Sequence[Any], retention_days: int, number: int) -> int:
-    return migrate(_sinks[number], records, retention_days=retention_days, failures=SinkError)
+    return migrate(
+        _sinks[number],
+        records,
+        retention_days=retention_days,
+        failures=SinkError,
+        rollups=ROLLUPS if len(records) == len(RECORDS) else (),
+    )
 
 
 async def _migrate_side_by_side(records: Sequence[Any]) -> int:

@@ -114,6 +114,19 @@ class Stage:
         )
         return {(node, run, seq): count for node, run, seq, count in rows}
 
+    def summed(self) -> list[tuple[int, ...]]:
+        """Flows, packets and bytes of this stage's nodes, as the rows and as rollups have them."""
+        counted = {"flows": "count()", "flows_1m": "sum(flows)", "edges_1d": "sum(flows)"}
+        return [
+            tuple(
+                *self.server.rows(
+                    f"SELECT {flows}, sum(packets), sum(bytes) FROM {DATABASE}.{table}"
+                    f" WHERE node = '{self.node}' OR node LIKE '{self.node}-%'"
+                )
+            )
+            for table, flows in counted.items()
+        ]
+
     def flows_partition(self, number: int) -> Partition:
         return FLOWS, number
 

@@ -20,6 +20,7 @@ from schemas.clickhouse import (
 from schemas.dns import DNS
 from schemas.flow import FLOW
 from schemas.layout import U8, U32, Field, enum8
+from schemas.rollup import ROLLUPS
 from tests.consumer.engine import Engine
 from tests.schemas.batches import a_batch
 
@@ -45,7 +46,7 @@ def described(engine: Engine) -> list[tuple[object, ...]]:
 
 
 def test_an_empty_database_gets_every_table_and_a_second_run_does_nothing(engine):
-    assert engine.migrate() == len(RECORDS)
+    assert engine.migrate() == len(RECORDS) + 2 * len(ROLLUPS)
 
     assert engine.migrate() == 0
     assert described(engine) == [(one.name, one.kind.clickhouse, one.doc) for one in columns(FLOW)]
@@ -201,3 +202,22 @@ def test_a_column_is_added_with_its_codec_and_comment():
             " `hops` UInt8 COMMENT 'the nodes\\' hops' CODEC(ZSTD(1))"
         )
     ]
+
+
+def test_a_codec_that_an_earlier_version_declared_is_replaced_and_one_set_by_hand_stays(engine):
+    engine.migrate([FLOW])
+    for column, codec in (("time", "Delta(8), ZSTD(1)"), ("end", "Delta(8), LZ4")):
+        engine.execute(
+            f"ALTER TABLE {DATABASE}.flows MODIFY COLUMN `{column}` DateTime64(9, 'UTC') CODEC({codec})"
+        )
+
+    assert engine.migrate([FLOW]) == 1
+
+    assert engine.migrate([FLOW]) == 0
+    codecs = dict(
+        engine.rows(
+            "SELECT name, compression_codec FROM system.columns"
+            f" WHERE database = '{DATABASE}' AND table = 'flows' AND name IN ('time', 'end')"
+        )
+    )
+    assert codecs == {"time": "CODEC(T64, ZSTD(1))", "end": "CODEC(Delta(8), LZ4)"}

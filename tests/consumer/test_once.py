@@ -100,6 +100,7 @@ async def test_a_consumer_that_is_killed_at_any_step_stores_every_batch_once(sta
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_a_consumer_that_is_killed_at_each_point_stores_every_batch_once(stage):
@@ -121,6 +122,7 @@ async def test_a_consumer_that_is_killed_at_each_point_stores_every_batch_once(s
     letters = await dead_letters(stage.kafka, key=stage.node)
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
     # A letter may come twice, and never not at all.
     assert {letter["payload"] for letter in letters} == {
         b"poison %d" % number for number in range(len(points))
@@ -152,6 +154,7 @@ async def test_a_consumer_that_was_paused_within_an_insert_changes_nothing_any_m
 
     assert len(before) == 4
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_batches_that_are_sent_again_are_dropped_by_their_names(stage, server):
@@ -177,6 +180,7 @@ async def test_batches_that_are_sent_again_are_dropped_by_their_names(stage, ser
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_consumers_that_come_and_go_while_records_flow_store_each_batch_once(stage):
@@ -211,6 +215,7 @@ async def test_consumers_that_come_and_go_while_records_flow_store_each_batch_on
             assert await b.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_of_a_batch_whose_rows_of_one_day_are_stored_only_the_others_are_inserted(
@@ -239,6 +244,7 @@ async def test_of_a_batch_whose_rows_of_one_day_are_stored_only_the_others_are_i
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
     [[found]] = server.rows(
         f"SELECT arraySort(groupArray(toUnixTimestamp64Nano(time) - {midnight}))"
         f" FROM {DATABASE}.flows WHERE node = '{stage.node}' AND seq = 0"
@@ -271,6 +277,7 @@ async def test_what_clickhouse_refuses_becomes_dead_letters_and_the_rest_is_stor
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
     [letter] = await dead_letters(stage.kafka, key=stage.node)
     assert letter["reason"].startswith("clickhouse refuses its rows: ")
     assert letter["payload"] == wire.encode(poison)
@@ -322,6 +329,7 @@ async def test_a_server_that_is_away_or_has_no_room_costs_nothing_but_time(stage
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_brokers_that_restart_or_hang_are_waited_for(stage, server, broker):
@@ -355,6 +363,7 @@ async def test_brokers_that_restart_or_hang_are_waited_for(stage, server, broker
         assert await consumer.terminate() == 0
 
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_plans_that_cannot_be_followed_are_told_counted_and_never_skip_a_batch(
@@ -470,3 +479,4 @@ async def test_a_consumer_that_the_group_gives_up_while_clickhouse_hangs_stores_
     await letters.stop()
     await asyncio.to_thread(sink.close)
     assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1

@@ -285,7 +285,14 @@ async def test_kill_9_at_any_time_loses_nothing_and_repeats_nothing(place):
             f"SELECT node, count() FROM {DATABASE}.flows"
             f" WHERE node LIKE '{place.node}-%' GROUP BY node"
         )
+        summed = [
+            engine.rows(f"SELECT node, sum(flows) FROM {DATABASE}.{table} GROUP BY node")
+            for table in ("flows_1m", "edges_1d")
+        ]
+        sides = engine.value(f"SELECT sum(flows) FROM {DATABASE}.addresses_1d")
     assert dict(found) == sent
+    assert [dict(one) for one in summed] == [sent, sent]
+    assert sides == 2 * sum(sent.values())
 
 
 async def test_an_insert_that_cannot_succeed_ends_the_process_and_commits_nothing(place):

@@ -66,10 +66,10 @@ def test_a_wrong_flag_would_be_noticed():
 def test_the_reference_has_every_flag_of_a_command(subcommand):
     text = REFERENCE.read_text()
     section = text.partition(f"## hookline {subcommand}\n")[2].partition("\n## ")[0]
-    # `flows` refers to the table of `query` for the rest.
+    # These refer to the table of `query` for the rest.
     shared = text.partition("## hookline query\n")[2].partition("\n## ")[0]
     described = set(re.findall(r"`(--[a-z-]+)", section))
-    if subcommand == "flows":
+    if subcommand in {"flows", "top"}:
         described |= set(re.findall(r"`(--[a-z-]+)", shared))
         described.remove("--completeness")
 

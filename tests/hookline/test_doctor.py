@@ -19,6 +19,7 @@ from hookline.checks.result import Result, State
 from hookline.doctor import OPTIONS, findings
 from hookline.remote import RemoteError
 from schemas.catalogue import RECORDS
+from schemas.rollup import ROLLUPS
 from service.options import Dsn
 from tests.consumer.clickhouse_server import Server
 from tests.consumer.process import create_topics
@@ -248,7 +249,7 @@ def test_tables_are_told_as_they_are(tmp_path):
         before = servers.clickhouse(config)
         sink = Sink(server.url)
         sink.connect(["flows"])
-        migrate(sink, RECORDS, retention_days=30, failures=SinkError)
+        migrate(sink, RECORDS, retention_days=30, failures=SinkError, rollups=ROLLUPS)
         after = servers.clickhouse(config)
         sink.execute("ALTER TABLE hookline.flows DROP COLUMN vni")
         sink.execute("ALTER TABLE hookline.flows ADD COLUMN vni String")
@@ -258,7 +259,9 @@ def test_tables_are_told_as_they_are(tmp_path):
     assert said(before, "clickhouse") == [("ok", f"{server.url} lets us in as 'default'")]
     assert said(before, "tables")[0][0] == "warn"
     assert "CREATE TABLE IF NOT EXISTS hookline.flows" in said(before, "tables")[0][1]
-    assert said(after, "tables") == [("ok", f"all {len(RECORDS)} are as this version wants them")]
+    assert said(after, "tables") == [
+        ("ok", f"all {len(RECORDS) + len(ROLLUPS)} are as this version wants them")
+    ]
     ((state, text),) = said(changed, "tables")
     assert state == "fail"
     assert text.startswith("column hookline.flows.vni has type String")

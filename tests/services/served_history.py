@@ -89,6 +89,8 @@ def main() -> None:
     from consumer.api.server import ApiServer
     from schemas.catalogue import RECORDS
     from schemas.clickhouse import create_database, create_table
+    from schemas.rollup import ROLLUPS
+    from schemas.rollup_sql import create_rollup, create_view
 
     directory, max_queries = Path(sys.argv[1]), int(sys.argv[2])
     dsn = f"chdb://{directory}/clickhouse"
@@ -96,6 +98,9 @@ def main() -> None:
     client.command(create_database())
     for record in RECORDS:
         client.command(create_table(record))
+    for rollup in ROLLUPS:
+        client.command(create_rollup(rollup))
+        client.command(create_view(rollup))
     with ApiServer(dsn, port=0, max_queries=max_queries) as api:
         here = {"pid": os.getpid(), "http": api.url}
         (directory / "up.json").write_text(json.dumps(here))

@@ -19,6 +19,7 @@ from hookline.kafka import Kafka
 from hookline.topics import Topics
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
+from schemas.flow import FLOW
 from service.broker import BrokerOptions
 from tests.consumer.clickhouse_server import Server
 from tests.consumer.process import Consumer
@@ -27,7 +28,7 @@ GROUP = "hookline-consumer"
 TOPICS = [record.topic for record in RECORDS]
 DEADLINE_S = 120.0
 _POLL_S = 0.05
-# When a row was stored, finer than the table's own column tells.
+# When a flow was stored, finer than the table's own column tells.
 STORED = "ADD COLUMN IF NOT EXISTS stored_us DateTime64(6) MATERIALIZED now64(6)"
 
 
@@ -127,8 +128,7 @@ async def a_backend(
                         backend.start_consumer(*flags)
                     await asyncio.gather(*(one.until_ready() for one in backend.consumers))
                     backend.partitions = await topics.partitions(TOPICS)
-                    for record in RECORDS:
-                        backend.execute(f"ALTER TABLE {DATABASE}.{record.table} {STORED}")
+                    backend.execute(f"ALTER TABLE {DATABASE}.{FLOW.table} {STORED}")
                     yield backend
                 finally:
                     for one in backend.running:

@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 KINDS = ("flow", "packet", "socket", "ledger", "delivery")
@@ -115,10 +114,11 @@ def _middle(value: Any) -> float:
 
 
 def _history_bytes(results: Mapping[str, Any]) -> float | None:
-    """Bytes of a flow on the disk as the subject of queries has it, on more rows and days."""
+    """Bytes on the disk for a flow, its rollups included, of a history of many days."""
+    column = "bytes a flow row"
     for one in results.get("subjects", {}).get("queries", {}).get("tables", ()):
-        if "bytes a row" in one["columns"]:
-            at = one["columns"].index("bytes a row")
-            if rows := [row for row in one["rows"] if row[0] == "flows"]:
-                return median(_middle(row[at]) for row in rows)
+        if column in one["columns"]:
+            at = one["columns"].index(column)
+            rows = [row for row in one["rows"] if row[0].strip("`").startswith("flows")]
+            return sum(_middle(row[at]) for row in rows)
     return None

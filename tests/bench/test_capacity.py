@@ -60,7 +60,9 @@ def test_a_figure_that_no_subject_has_measured_is_named_with_how_to_get_it():
 
 def test_flows_on_the_disk_are_those_of_the_history_where_that_was_measured():
     found = results()
-    history = {"title": "t", "columns": ["table", "bytes a row"], "rows": [["flows", 17.5]]}
+    columns = ["table", "bytes a row", "bytes a flow row"]
+    rows = [["`flows`", 16.5, 16.5], ["`flows_1m`", 30.0, 1.0], ["`sockets`", 40.0, 8.0]]
+    history = {"title": "On disk", "columns": columns, "rows": rows}
     found["subjects"]["queries"] = {"tables": [history]}
 
     assert figures(found)["flow_disk_bytes"] == 17.5

@@ -15,7 +15,7 @@ LEVEL = Level(20, 0.5, 4)
 
 async def test_every_row_that_nodes_make_is_stored_once_and_its_age_is_known(tmp_path):
     async with a_backend(
-        tmp_path, partitions=4, consumers=2, flags=("--max-age", "0.2")
+        tmp_path, partitions=4, consumers=1, flags=("--max-age", "0.2")
     ) as backend:
         seen = await run(backend, LEVEL)
 

@@ -5,8 +5,8 @@
 
 Batches are those of bench/nodes.py, and the way to Kafka is the agent's own publisher, with a
 connection for every *share* nodes: 1 is what agents do.  Prints `ready` once all have connected and
-told of their interfaces, begins when it is told to by a line on its standard input, and prints as
-one JSON object what every run has made.
+reported once, begins when it is told to by a line on its standard input, and prints as one JSON
+object what every run has made.
 """
 
 import argparse
@@ -34,9 +34,11 @@ class Connection:
         self.nodes = nodes
         self.publisher = Publisher(broker, logs)
 
-    async def begin(self) -> None:
+    async def begin(self, contents: Contents) -> None:
+        """Connect, and report once: the client then knows all topics, as after a day."""
         for node in self.nodes:
             node.begin(time.time_ns())
+            node.close_interval(contents, time.time_ns())
         self.publisher.start()
         await self.until_idle()
 
@@ -65,7 +67,8 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
         for at in range(0, len(nodes), arguments.share)
     ]
     for at in range(0, len(connections), _CONNECTING):
-        await asyncio.gather(*(one.begin() for one in connections[at : at + _CONNECTING]))
+        await asyncio.gather(*(one.begin(contents) for one in connections[at : at + _CONNECTING]))
+    before = made_by(nodes)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     latest_s = await report(connections, contents, arguments)
@@ -75,10 +78,15 @@ async def run(arguments: argparse.Namespace) -> dict[str, object]:
     await asyncio.gather(*(one.publisher.stop(0) for one in connections))
     return {
         "latest_s": latest_s,
-        "retried": sum(one.publisher.retried_batches_total for one in connections),
-        "payload_bytes": sum(one.publisher.published_bytes_total for one in connections),
+        "before": before,
         "made": [[node.name, node.run, node.made] for node in nodes],
     }
+
+
+def made_by(nodes: Sequence[Node]) -> tuple[int, int]:
+    """How many records they have made so far, and how many rows."""
+    batches = [rows for node in nodes for made in node.made.values() for rows in made]
+    return len(batches), sum(batches)
 
 
 async def report(

@@ -29,11 +29,12 @@ from tests.consumer.process import Consumer
 
 PARTITIONS = 8
 CONSUMERS = 3
-# Few connections where this one process would be busy with them alone.
+# Nodes that report at other moments may as well share a connection, of which one process has only
+# so many.
 LEVELS = (
     Level(10, 1, 4),
     Level(100, 1, 5),
-    Level(1000, 5, 1),
+    Level(1000, 5, 2, 10),
     Level(1000, 2, 4, 10),
     Level(10_000, 10, 1, 100),
 )

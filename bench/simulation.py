@@ -41,11 +41,12 @@ class Run:
     """What was seen while a level ran."""
 
     level: Level
-    since_ns: int
+    since_ns: int  # of the first rows
+    began_ns: int = 0  # when all were connected
     seconds: float = 0.0  # until the last batch was acknowledged
     settle_s: float = 0.0  # from then until all is stored
     made: Made = field(default_factory=list)
-    payload_bytes: int = 0
+    before: tuple[int, int] = (0, 0)  # records and rows that were made until then
     latest_s: float = 0.0  # how late the nodes were at worst, for want of a CPU
     fleet_cpu_s: float = 0.0
     lags: list[int] = field(default_factory=list)
@@ -54,11 +55,13 @@ class Run:
 
     @property
     def records(self) -> int:
-        return sum(len(rows) for _, _, kinds in self.made for rows in kinds.values())
+        made = sum(len(rows) for _, _, kinds in self.made for rows in kinds.values())
+        return made - self.before[0]
 
     @property
     def rows(self) -> int:
-        return sum(sum(rows) for _, _, kinds in self.made for rows in kinds.values())
+        made = sum(sum(rows) for _, _, kinds in self.made for rows in kinds.values())
+        return made - self.before[1]
 
 
 async def run(backend: Backend, level: Level, meanwhile: Awaitable[None] | None = None) -> Run:
@@ -66,6 +69,7 @@ async def run(backend: Backend, level: Level, meanwhile: Awaitable[None] | None 
     seen = Run(level, time.time_ns() - int(level.interval_s * 1e9))
     async with _fleet(backend, level) as process:
         before, began_s = _counters(backend), time.monotonic()
+        seen.began_ns = time.time_ns()
         process.stdin.write("\n")
         process.stdin.flush()
         telling = asyncio.create_task(asyncio.to_thread(process.stdout.readline))
@@ -81,7 +85,7 @@ async def run(backend: Backend, level: Level, meanwhile: Awaitable[None] | None 
         seen.grown = {name: now - before[name] for name, now in _counters(backend).items()}
         told = json.loads(telling.result())
     seen.made = told["made"]
-    seen.payload_bytes = told["payload_bytes"]
+    seen.before = tuple(told["before"])
     seen.latest_s = told["latest_s"]
     return seen
 
@@ -154,7 +158,8 @@ def freshness(backend: Backend, seen: Run) -> list[float]:
         "SELECT quantileExact(0.5)(age), quantileExact(0.99)(age), max(age) FROM ("
         " SELECT (toUnixTimestamp64Micro(max(stored_us))"
         " - intDiv(toUnixTimestamp64Nano(max(end)), 1000)) / 1e6 AS age"
-        f" FROM {DATABASE}.{FLOW.table} WHERE {_since(seen)} GROUP BY run, seq)"
+        f" FROM {DATABASE}.{FLOW.table} WHERE {_since(seen)} GROUP BY run, seq"
+        f" HAVING max(end) >= fromUnixTimestamp64Nano({seen.began_ns}))"
     )
     return [round(one, 2) for one in quantiles]
 

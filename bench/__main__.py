@@ -5,7 +5,7 @@
 
 Each subject runs in a process of its own.  What it found goes into bench/results/, in a file that
 is named for the machine, beside what other subjects found there earlier; --report writes that
-file's tables into docs/explanation/performance.md.
+file's tables into docs/explanation/performance.md, and what is computed from them into scale.md.
 """
 
 import argparse
@@ -44,6 +44,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "pipeline": (),
     "consumer": (),
     "queries": (),
+    "scale": (),
 }
 TAKE_PEERS = ("kernel",)
 

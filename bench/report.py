@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write results into the page that explains them, as tables between its markers.
+"""Write results into the pages that explain them, as tables between their markers.
 
 A line `<!-- bench: NAME -->` begins the tables of a subject and `<!-- end -->` ends them;
-`machine` stands for what the machine is.  Everything else on the page is written by hand.
+`machine` stands for what the machine is.  Everything else on the pages is written by hand.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "performance.md"
+from bench.capacity import tables
+from bench.figures import MissingError
+
+_PAGES = Path(__file__).parents[1] / "docs" / "explanation"
+PAGE = _PAGES / "performance.md"
+COMPUTED = _PAGES / "scale.md"
 _PART = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -23,6 +29,21 @@ def write_report(results: Mapping[str, Any]) -> None:
         return part[1] + _subject(subject) + part[3] if subject else part[0]
 
     PAGE.write_text(_PART.sub(renewed, PAGE.read_text()))
+    _write_computed(results)
+
+
+def _write_computed(results: Mapping[str, Any]) -> None:
+    """What is computed from results of several subjects; left as it is where one is missing."""
+    try:
+        found = tables(results)
+    except MissingError as error:
+        print(f"bench: {COMPUTED.name} is not renewed: {error}", file=sys.stderr)
+        return
+
+    def renewed(part: re.Match[str]) -> str:
+        return part[1] + "\n" + "".join(map(_table, found[part[2]])) + part[3]
+
+    COMPUTED.write_text(_PART.sub(renewed, COMPUTED.read_text()))
 
 
 def _machine(about: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ record is there; until then it does not count, because nothing can be done to ma
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -124,6 +124,9 @@ class Lane:
         self._max_age_s = max_age_s
         self._tracks: dict[Partition, _Track] = {}
         self._is_flushing = False
+        # Of all blocks that count, since every record asks for it and partitions may be many.
+        self._rows = 0
+        self._size_bytes = 0
 
     def begin(
         self,
@@ -147,7 +150,9 @@ class Lane:
         """Take a record, fetched at monotonic time *now*; whether a block is due by now."""
         track = self._tracks[record.topic, record.partition]
         block = self._block_for(track, record, now)
+        self._count(block, -1)
         block.add(record)
+        self._count(block)
         track.next_offset = block.end
         return self._is_due(track.blocks[0], now) or not self._has_room
 
@@ -159,7 +164,9 @@ class Lane:
             if is_next and record.offset < last.plan.end:
                 return last
             # What is missing now will never come; whoever takes the block will see.
+            self._count(last, -1)
             last.end = last.plan.end
+            self._count(last)
         elif last and is_next and not self._is_full(last):
             return last
         # An offset that is higher follows records lost, which belong to this block then.
@@ -185,15 +192,13 @@ class Lane:
 
     @property
     def _has_room(self) -> bool:
-        waiting = list(self._waiting())
-        return (
-            sum(block.rows for block in waiting) < self._max_rows
-            and sum(block.size_bytes for block in waiting) < MAX_BLOCK_BYTES
-        )
+        return self._rows < self._max_rows and self._size_bytes < MAX_BLOCK_BYTES
 
-    def _waiting(self) -> Iterator[Block]:
-        for track in self._tracks.values():
-            yield from (block for block in track.blocks if block.is_complete)
+    def _count(self, block: Block, sign: int = 1) -> None:
+        """Add what a block takes to what all of them do, or take it off before it changes."""
+        if block.is_complete:
+            self._rows += sign * block.rows
+            self._size_bytes += sign * block.size_bytes
 
     def take(self, now: float) -> Block | None:
         """The block whose turn it is; None while none is due."""
@@ -207,12 +212,14 @@ class Lane:
         else:
             return None
         self._tracks[chosen.partition].blocks.popleft()
+        self._count(chosen, -1)
         return chosen
 
     def put_back(self, blocks: Sequence[Block]) -> None:
         """Put blocks, in their order, before those of their partition that wait."""
         for block in reversed(blocks):
             self._tracks[block.partition].blocks.appendleft(block)
+            self._count(block)
 
     def doubt(self, partition: Partition) -> None:
         """Doubt everything that the log held when the partition began."""
@@ -237,4 +244,4 @@ class Lane:
     @property
     def rows(self) -> int:
         """How many rows wait."""
-        return sum(block.rows for block in self._waiting())
+        return self._rows

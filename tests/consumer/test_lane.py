@@ -228,3 +228,23 @@ def test_what_waits_is_doubted_with_what_comes():
     block = lane.take(now=9.0)
     assert block
     assert block.is_doubtful
+
+
+def test_what_waits_is_what_its_blocks_hold_whatever_is_added_taken_and_put_back():
+    rng = np.random.default_rng(7)
+    lane = a_lane(plan=Plan(0, 3, TOKEN))
+    offset, taken = [0, 0], []
+    for _ in range(200):
+        partition = int(rng.integers(2))
+        lane.add(a_record(offset[partition], rows=int(rng.integers(4)), partition=partition), 100.0)
+        # Now and then some are missing, also of what was planned.
+        offset[partition] += int(rng.integers(1, 3))
+        if block := lane.take(now=100.0):
+            taken.append(block)
+        elif taken and rng.random() < 0.5:
+            lane.put_back([taken.pop()])
+
+        blocks = [block for track in lane._tracks.values() for block in track.blocks]
+        assert lane.rows == sum(block.rows for block in blocks if block.is_complete)
+        assert lane._size_bytes == sum(block.size_bytes for block in blocks if block.is_complete)
+    assert taken

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resident memory of the agent and the consumer: after start, and over time under traffic.
 
-    python -m bench.memory [--quick] [--minutes 60]
+    python -m bench.memory [--quick | --long]
 
 Both run as they do for real, with a real Kafka and the embedded ClickHouse, while bench.chatter
 makes connections and datagrams over a virtual link.  Growth is the slope of a line through the
@@ -23,11 +23,11 @@ from hookline.kafka import Kafka
 
 SETTLE_S = 5.0
 READINGS = 240
-QUICK_S = 15.0
+SOAK_S, QUICK_S, LONG_S = 15, 10, 3600
 
 
 def measure(scale: Scale) -> list[dict]:
-    return asyncio.run(with_kafka(QUICK_S if scale.is_quick else scale.minutes * 60))
+    return asyncio.run(with_kafka(scale.pick(SOAK_S, QUICK_S, LONG_S)))
 
 
 async def with_kafka(seconds: float) -> list[dict]:
@@ -47,7 +47,7 @@ def soak(one: Link, kafka: str, directory: Path, seconds: float) -> list[dict]:
         chatter.stdin.close()
         packets = int(chatter.stdout.readline())
         chatter.wait()
-    minutes = seconds / 60
+    lasted = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
     return [
         table(
             f"After start, {SETTLE_S:.0f} s idle",
@@ -58,7 +58,7 @@ def soak(one: Link, kafka: str, directory: Path, seconds: float) -> list[dict]:
             ],
         ),
         table(
-            f"{minutes:g} min of traffic, {packets / seconds:,.0f} datagrams and requests a second",
+            f"{lasted} of traffic, {packets / seconds:,.0f} datagrams and requests a second",
             ["process", "resident MB at first", "at the end", "growth, MB an hour", "noise, MB"],
             [[name, *growth(taken)] for name, taken in readings.items()],
         ),

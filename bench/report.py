@@ -35,14 +35,16 @@ def _machine(about: Mapping[str, Any]) -> str:
 
 def _subject(subject: Mapping[str, Any]) -> str:
     tables = subject["tables"] if "tables" in subject else [_of_consumer(subject)]
-    head = f"\n`{subject['command']}`, {subject['began']}, {subject['seconds']} s\n\n"
-    return head + "".join(map(_table, tables))
+    head = f"\n`{subject['command']}`, {subject['began']}, {subject['seconds']} s"
+    if "load_before" in subject:
+        head += f", load {subject['load_before']:g} before"
+    return head + "\n\n" + "".join(map(_table, tables))
 
 
 def _table(content: Mapping[str, Any]) -> str:
     columns = content["columns"]
     lines = [
-        f"**{content['title']}**\n",
+        f"**{content['title']}**{_rounds(content)}\n",
         "| " + " | ".join(columns) + " |",
         "|---|" + "--:|" * (len(columns) - 1),
         *("| " + " | ".join(map(_text, row)) + " |" for row in content["rows"]),
@@ -50,6 +52,14 @@ def _table(content: Mapping[str, Any]) -> str:
     if note := content.get("note"):
         lines.append(f"\n{note}")
     return "\n".join(lines) + "\n\n"
+
+
+def _rounds(content: Mapping[str, Any]) -> str:
+    """Of how many rounds the medians of a table are."""
+    if not (rounds := content.get("rounds")):
+        return ""
+    least, most = rounds
+    return f", medians of {most} rounds" if least == most else f", of {least} to {most} rounds"
 
 
 def _text(value: Any) -> str:

@@ -139,12 +139,12 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
 
 def output(command: list[str], longest_s: float | None) -> str:
     """What *command* prints, within so many seconds."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        found, _ = process.communicate(timeout=longest_s)
-    except subprocess.TimeoutExpired:
-        end(process)
-        raise SubjectError(f"hung: it was ended after {longest_s:.0f} s") from None
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            found, _ = process.communicate(timeout=longest_s)
+        except subprocess.TimeoutExpired:
+            end(process)
+            raise SubjectError(f"hung: it was ended after {longest_s:.0f} s") from None
     if process.returncode:
         raise SubjectError(f"failed with {process.returncode}; what it said is above")
     return found

@@ -2,7 +2,8 @@
 """Write results into the page that explains them, as tables between its markers.
 
 A line `<!-- bench: NAME -->` begins the tables of a subject and `<!-- end -->` ends them;
-`machine` stands for what the machine is.  Everything else on the page is written by hand.
+`machine` stands for what the machine is.  The figures of a subject come before its tables.
+Everything else on the page is written by hand.
 """
 
 import re
@@ -10,17 +11,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.plots import draw_all
+
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "performance.md"
 _PART = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def write_report(results: Mapping[str, Any]) -> None:
+    figures = draw_all(results)
+
     def renewed(part: re.Match[str]) -> str:
         name = part[2]
         if name == "machine":
             return part[1] + _machine(results["machine"]) + part[3]
         subject = results["subjects"].get(name)
-        return part[1] + _subject(subject) + part[3] if subject else part[0]
+        if not subject:
+            return part[0]
+        return part[1] + _subject(subject, figures.get(name, [])) + part[3]
 
     PAGE.write_text(_PART.sub(renewed, PAGE.read_text()))
 
@@ -33,12 +40,13 @@ def _machine(about: Mapping[str, Any]) -> str:
     )
 
 
-def _subject(subject: Mapping[str, Any]) -> str:
+def _subject(subject: Mapping[str, Any], figures: list[tuple[Path, str]]) -> str:
     tables = subject["tables"] if "tables" in subject else [_of_consumer(subject)]
     head = f"\n`{subject['command']}`, {subject['began']}, {subject['seconds']} s"
     if "load_before" in subject:
         head += f", load {subject['load_before']:g} before"
-    return head + "\n\n" + "".join(map(_table, tables))
+    shown = "".join(f"![{about}](../pictures/{path.name})\n\n" for path, about in figures)
+    return head + "\n\n" + shown + "".join(map(_table, tables))
 
 
 def _table(content: Mapping[str, Any]) -> str:

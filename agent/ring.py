@@ -53,8 +53,9 @@ class RingBuffer:
         self._consumer_position = memoryview(consumer_page)[:8].cast("Q")
         self._producer_position = memoryview(self._producer_pages)[:8].cast("Q")
         self._views: dict[int, tuple[NDArray[np.uint32], NDArray[Any]]] = {}
-        # Most of a small drain is numpy's own: neither makes an array that could be here already.
+        # Much of a drain is numpy's own, so none makes an array that could be here already.
         self._finished_header = np.array(dtype.itemsize, np.uint32)
+        self._are_finished = np.empty(size_bytes // self._stride, np.bool_)
         self._nothing = np.empty(0, dtype)
         self._consumed = self._consumer_position[0]
 
@@ -100,7 +101,8 @@ class RingBuffer:
         headers, records = self._from(self._consumed & self._mask, count)
         # 2. The headers, by themselves, before any data.
         is_kept = None
-        if np.count_nonzero(headers == self._finished_header) < count:
+        are_finished = np.equal(headers, self._finished_header, out=self._are_finished[:count])
+        if np.count_nonzero(are_finished) < count:
             count, is_kept = _finished(headers.copy(), self._dtype.itemsize)
             if not count:
                 return self._nothing

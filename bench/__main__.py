@@ -161,10 +161,11 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def flags(name: str, arguments: argparse.Namespace) -> tuple[str, ...]:
-    if name in FLAGS:
-        engine = ("--kafka-engine", arguments.kafka_engine) if arguments.kafka_engine else ()
-        return (*FLAGS[name][arguments.size], *engine)
-    return (f"--{arguments.size}",) if SIZES[arguments.size] else ()
+    usual = (f"--{arguments.size}",) if SIZES[arguments.size] else ()
+    own = FLAGS.get(name, {}).get(arguments.size, usual)
+    if name == "consumer" and arguments.kafka_engine:
+        return (*own, "--kafka-engine", arguments.kafka_engine)
+    return own
 
 
 def machine() -> dict[str, object]:

@@ -245,7 +245,8 @@ def scale_nodes(results: Results, path: Path) -> str:
             series[f"hookline, {name}"].append(row[_place(table, title)])
     about = "Seconds from a record's sending to its row by the number of nodes."
     with picture(path, f"By nodes, {table['title']}", about) as axes:
-        lines(axes, [str(row[0]) for row in table["rows"]], series, ("nodes", "s until stored"))
+        levels = [str(row[0]).replace(", ", ",\n") for row in table["rows"]]
+        lines(axes, levels, series, ("", "s until stored"))
     return about
 
 

@@ -16,9 +16,9 @@ extern struct ring_buffer *ring_buffer__new(int map_fd, ring_buffer_sample_fn sa
 					    const struct ring_buffer_opts *opts);
 extern int ring_buffer__consume(struct ring_buffer *rb);
 
-/* Where records are copied to, and how many bytes are there. */
+/* Where the next record is copied to, how many are there, and for how many there is room. */
 static char *end;
-static size_t copied;
+static int copied, most;
 
 static int count(void *ctx, void *data, size_t size)
 {
@@ -27,9 +27,10 @@ static int count(void *ctx, void *data, size_t size)
 
 static int copy(void *ctx, void *data, size_t size)
 {
-	memcpy(end + copied, data, size);
-	copied += size;
-	return 0;
+	memcpy(end, data, size);
+	end += size;
+	/* It would go on for as long as there is more, and more is made meanwhile. */
+	return ++copied < most ? 0 : -1;
 }
 
 struct ring_buffer *counting(int map_fd)
@@ -42,10 +43,17 @@ struct ring_buffer *copying(int map_fd)
 	return ring_buffer__new(map_fd, copy, NULL, NULL);
 }
 
-/* Consume what is there, copied to *to* where that is wanted; returns the number of records. */
-int consume(struct ring_buffer *ring, void *to)
+/*
+ * Consume what is there; at most *room* records, copied to *to*, where that is wanted.  Returns the
+ * number of records.
+ */
+int consume(struct ring_buffer *ring, void *to, int room)
 {
+	int consumed;
+
 	end = to;
+	most = room;
 	copied = 0;
-	return ring_buffer__consume(ring);
+	consumed = ring_buffer__consume(ring);
+	return to ? copied : consumed;
 }

@@ -61,17 +61,21 @@ class Libbpf:
             self._library = ctypes.CDLL(str(library))
         for name in ("counting", "copying"):
             getattr(self._library, name).restype = ctypes.c_void_p
-        self._library.consume.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._library.consume.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
 
     def counting(self, map_fd: int) -> Reader:
         """With a callback that does nothing."""
         ring, consume = self._library.counting(map_fd), self._library.consume
-        return lambda: consume(ring, None)
+        return lambda: consume(ring, None, 0)
 
     def copying(self, map_fd: int, into: np.ndarray) -> Reader:
-        """With a callback that copies each record behind the last."""
-        ring, consume, address = self._library.copying(map_fd), self._library.consume, into.ctypes
-        return lambda: consume(ring, address.data)
+        """With a callback that copies each record behind the last, while there is room.
+
+        *into* has to outlive the reader.
+        """
+        ring, consume = self._library.copying(map_fd), self._library.consume
+        address, room = into.ctypes.data, len(into)
+        return lambda: consume(ring, address, room)
 
 
 def numpy_reader(stack: ExitStack, buffer: str, size_bytes: int) -> Filled:

@@ -62,7 +62,7 @@ async def spools(config: Config, bytes_each: int, rounds: int) -> dict:
                 round(held * rows),
                 round(row_bytes[0], 1),
                 cell(store_us, 2),
-                cell(rate, 0),
+                cell(rate),
                 cell(send_us, 2),
             ]
         )

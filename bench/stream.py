@@ -94,7 +94,7 @@ def sustained(scale: Scale) -> dict:
     for name, found in samples.items():
         rates, cpu_ns = zip(*found, strict=True)
         rows.append(
-            [name, cell(list(rates), 0), cell(list(cpu_ns), 1), sum(lost[name]), max(lost[name])]
+            [name, cell(list(rates)), cell(list(cpu_ns), 1), sum(lost[name]), max(lost[name])]
         )
     return table(
         f"A stream of 64-byte records on another CPU, {seconds} s each",

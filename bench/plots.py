@@ -64,7 +64,7 @@ def rows_of(table: Table, columns: Iterable[str], *, but: tuple[str, ...] = ()) 
     return {
         str(row[0]): [row[at] for at in places]
         for row in table["rows"]
-        if not str(row[0]).startswith(but or ("\0",))
+        if not str(row[0]).startswith(but)
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.pipeline import plan_of
-from agent.plan import root_of
+from agent.plan import remove_all, root_of
 from bench.link import ROOT, Link, link
 from bench.rounds import cell, interleave, table
 from bench.subject import Scale, main
@@ -130,6 +130,8 @@ def seconds_to_be_ready(interface: str, cgroup: str) -> float:
             if "agent ready" in line:
                 took = time.perf_counter() - began
                 process.terminate()
+    # What an agent leaves is for the next one.
+    remove_all(root_of(name))
     return took
 
 

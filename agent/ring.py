@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drain a BPF ring buffer from its mapping: one numpy copy for all records.
 
-A callback per record costs Python hundreds of nanoseconds, the copy costs ten.  All records of
-our buffers have one size, so record *i* is at a fixed stride, and since the kernel maps the data
+A callback per record costs Python hundreds of nanoseconds, the copy costs about ten.  All records
+of our buffers have one size, so record *i* is at a fixed stride, and since the kernel maps the data
 twice in a row, no record is ever split.
 
 The layout is that of kernel/bpf/ringbuf.c (Linux v5.8 and later): a page with the consumer's
@@ -43,17 +43,21 @@ class RingBuffer:
         self._stride = dtype.itemsize + _HEADER_BYTES
         page = mmap.PAGESIZE
         with libbpf.opened(path) as fd:
-            self._consumer_page = mmap.mmap(
+            consumer_page = mmap.mmap(
                 fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0
             )
             self._producer_pages = mmap.mmap(
                 fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
             )
-        self._consumer_position = np.frombuffer(self._consumer_page, np.uint64, 1)
-        self._producer_position = np.frombuffer(self._producer_pages, np.uint64, 1)
-        self._words = np.frombuffer(self._producer_pages, np.uint64, 2 * size_bytes // 8, page)
-        self._headers = self._words.view(np.uint32)
-        self._consumed = int(self._consumer_position[0])
+        # As machine words of 8 bytes, which are loaded and stored at once.
+        self._consumer_position = memoryview(consumer_page)[:8].cast("Q")
+        self._producer_position = memoryview(self._producer_pages)[:8].cast("Q")
+        self._views: dict[int, tuple[NDArray[np.uint32], NDArray[Any]]] = {}
+        # Much of a drain is numpy's own, so none makes an array that could be here already.
+        self._finished_header = np.array(dtype.itemsize, np.uint32)
+        self._are_finished = np.empty(size_bytes // self._stride, np.bool_)
+        self._nothing = np.empty(0, dtype)
+        self._consumed = self._consumer_position[0]
 
     @property
     def outlives_reader(self) -> bool:
@@ -61,7 +65,7 @@ class RingBuffer:
 
     def position(self) -> tuple[int, ...]:
         """How far the kernel has written; `has_passed` tells when all of it was drained."""
-        return (int(self._producer_position[0]),)
+        return (self._producer_position[0],)
 
     def has_passed(self, position: tuple[int, ...]) -> bool:
         return (self._consumed,) >= position
@@ -73,15 +77,14 @@ class RingBuffer:
     @property
     def held_share(self) -> float:
         """Which part of the buffer holds what was drained and not released."""
-        return (self._consumed - int(self._consumer_position[0])) / self._size_bytes
+        return (self._consumed - self._consumer_position[0]) / self._size_bytes
 
     def release(self, position: tuple[int, ...]) -> None:
         """Give the space up to *position* back to the kernel, and never drain it again.
 
         One aligned store, and after every copy: so nothing is written over that is still read.
         """
-        if position[0] > int(self._consumer_position[0]):
-            self._consumer_position[0] = position[0]
+        self._consumer_position[0] = max(self._consumer_position[0], position[0])
         self._consumed = max(self._consumed, position[0])
 
     def drain(self, limit: int = 1 << 20) -> NDArray[Any]:
@@ -92,28 +95,45 @@ class RingBuffer:
         barrier would be needed after steps 1 and 2, and before a release.
         """
         # 1. One aligned load of the producer's position.
-        count = min((int(self._producer_position[0]) - self._consumed) // self._stride, limit)
+        count = min((self._producer_position[0] - self._consumed) // self._stride, limit)
         if not count:
-            return np.empty(0, self._dtype)
-        at = self._consumed & self._mask
+            return self._nothing
+        headers, records = self._from(self._consumed & self._mask, count)
         # 2. The headers, by themselves, before any data.
-        step = self._stride // 4
-        headers = self._headers[at // 4 : at // 4 + count * step : step].copy()
-        count, is_kept = _finished(headers, self._dtype.itemsize)
-        if not count:
-            return np.empty(0, self._dtype)
+        is_kept = None
+        are_finished = np.equal(headers, self._finished_header, out=self._are_finished[:count])
+        if np.count_nonzero(are_finished) < count:
+            count, is_kept = _finished(headers.copy(), self._dtype.itemsize)
+            if not count:
+                return self._nothing
         # 3. The data of finished records.
-        step = self._stride // 8
-        records = self._words[at // 8 : at // 8 + count * step].reshape(count, step)[:, 1:].copy()
+        rows = records[:count].copy().view(self._dtype)
         self._consumed += count * self._stride
-        rows = records.view(self._dtype).reshape(count)
         return rows if is_kept is None else chosen(rows, is_kept)
+
+    def _from(self, at: int, count: int) -> tuple[NDArray[np.uint32], NDArray[Any]]:
+        """The headers and the data of *count* records, where they lie.
+
+        A stride does not divide the buffer, so there are as many ways to lay records over it as a
+        stride has words; each is made once.  A record's data is one opaque value, which numpy
+        copies as a whole, where words would be copied one by one.
+        """
+        number, phase = divmod(at, self._stride)
+        if phase not in self._views:
+            start = mmap.PAGESIZE + phase
+            most = (2 * self._size_bytes - phase) // self._stride
+            pages, strides = self._producer_pages, (self._stride,)
+            data = np.dtype(f"V{self._dtype.itemsize}")
+            self._views[phase] = (
+                np.ndarray(most, np.uint32, pages, start, strides),
+                np.ndarray(most, data, pages, start + _HEADER_BYTES, strides),
+            )
+        headers, records = self._views[phase]
+        return headers[number : number + count], records[number : number + count]
 
 
 def _finished(headers: NDArray[np.uint32], size_bytes: int) -> tuple[int, NDArray[np.bool_] | None]:
     """How many records come before the first busy one, and which of them to keep (None: all)."""
-    if (headers == size_bytes).all():
-        return len(headers), None
     is_busy = (headers & _BUSY) != 0
     if is_busy.any():
         headers = headers[: int(is_busy.argmax())]

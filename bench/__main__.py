@@ -1,70 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure: every number that the documentation states comes from here.
 
-    python -m bench [SUBJECT...] [--quick] [--minutes 60] [--report]
+    python -m bench [SUBJECT...] [--quick | --long] [--report]
 
 Each subject runs in a process of its own.  What it found goes into bench/results/, in a file that
 is named for the machine, beside what other subjects found there earlier; --report writes that
-file's tables into docs/explanation/performance.md, and what is computed from them into scale.md.
+file's tables into docs/explanation/performance.md, and draws its figures.  A subject that fails
+keeps what it found earlier, and the others go on.
 """
 
 import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from bench.report import write_report
-from bench.subject import add_peers
+from bench.subject import SIZES, add_peers, add_sizes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 
-# A subject is a module beside this one that prints one JSON object, here with its usual flags.
-SUBJECTS: dict[str, tuple[str, ...]] = {
-    "claim": (),
-    "kernel": (),
-    "shapes": (),
-    "ring": (),
-    "flowcache": (),
-    "owners": (),
-    "sockets": (),
-    "names": (),
-    "rules": (),
-    "replay": (),
-    "start": (),
-    "spool": (),
-    "live": (),
-    "detect": (),
-    "memory": (),
-    "alerts": (),
-    "pipeline": (),
-    "consumer": (),
-    "queries": (),
-    "scale": (),
+# A subject is a module beside this one that prints one JSON object; here with the seconds that it
+# may take of the 20 minutes which all of them have together, on two CPUs and of the usual size.
+SUBJECTS = {
+    "kernel": 90,
+    "shapes": 8,
+    "ring": 22,
+    "flowcache": 6,
+    "owners": 5,
+    "sockets": 8,
+    "names": 12,
+    "rules": 150,
+    "replay": 12,
+    "start": 28,
+    "spool": 12,
+    "live": 120,
+    "detect": 45,
+    "memory": 30,
+    "alerts": 13,
+    "claim": 200,
+    "queries": 150,
+    "pipeline": 120,
+    "scale": 120,
+    "consumer": 90,
+}
+# Those that do not take --quick and --long say in flags of their own how much is measured.
+FLAGS = {
+    "claim": {"long": ("--rounds", "12", "--seconds", "1")},
+    "queries": {"long": ("--rows", "100000000")},
+    "consumer": {"long": ()},
 }
 TAKE_PEERS = ("kernel",)
+# One that hangs is ended, so that the others have their turn.
+HANGS_AFTER_BUDGETS = 4
+ENDS_WITHIN_S = 60.0
+
+
+class SubjectError(Exception):
+    """A subject found nothing."""
 
 
 def main() -> int:
     arguments = parse()
     path = arguments.results or RESULTS / f"{machine_name()}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
+    failures: list[str] = []
     if not (arguments.report and not arguments.subjects):
         if os.geteuid() != 0:
             sys.exit("bench: loading eBPF programs needs root; run it with sudo")
         results["machine"] = machine()
-        for name in arguments.subjects or SUBJECTS:
-            results.setdefault("subjects", {})[name] = run(name, arguments)
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"wrote {path}", file=sys.stderr)
+        failures = run_all(arguments, path, results)
     if arguments.report:
         write_report(results)
-    return 0
+    for failure in failures:
+        print(f"bench: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def parse() -> argparse.Namespace:
@@ -74,18 +89,35 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=", ".join(SUBJECTS))
-    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
-    parser.add_argument(
-        "--minutes", type=float, default=1.0, help="length of the soak (default: 1)"
-    )
+    add_sizes(parser)
     parser.add_argument("--kafka-engine", metavar="DIR", help="see python -m bench.consumer --help")
     add_peers(parser)
     parser.add_argument("--results", type=Path, metavar="FILE", help="another file of results")
-    parser.add_argument("--report", action="store_true", help="write the tables into docs/")
+    parser.add_argument("--report", action="store_true", help="write tables and figures into docs/")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.subjects) - set(SUBJECTS)):
         parser.error(f"subject {unknown[0]} is unknown; there are {', '.join(SUBJECTS)}")
     return arguments
+
+
+def run_all(arguments: argparse.Namespace, path: Path, results: dict) -> list[str]:
+    """Run the subjects one by one, keep what each found, and say which found nothing and why."""
+    names, failures, total_s = arguments.subjects or list(SUBJECTS), [], 0.0
+    for name in names:
+        began = time.monotonic()
+        try:
+            results.setdefault("subjects", {})[name] = run(name, arguments)
+        except SubjectError as error:
+            failures.append(f"{name} {error}")
+        took_s = time.monotonic() - began
+        total_s += took_s
+        budget = f" of {SUBJECTS[name]}" if arguments.size == "usual" else ""
+        print(f"bench: {name} took {took_s:.0f}{budget} s", file=sys.stderr)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    whole = f" of {sum(SUBJECTS[name] for name in names):,}" if arguments.size == "usual" else ""
+    print(f"bench: all took {total_s:,.0f}{whole} s; wrote {path}", file=sys.stderr)
+    return failures
 
 
 def run(name: str, arguments: argparse.Namespace) -> dict:
@@ -93,11 +125,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
     command = ["python", "-m", f"bench.{name}", *flags(name, arguments)]
     print(f"bench: {' '.join(command[2:])}", file=sys.stderr)
     began, busy = time.time(), os.getloadavg()[0]
-    ended = subprocess.run(
-        [sys.executable, *command[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if ended.returncode:
-        sys.exit(f"bench: {name} failed with {ended.returncode}")
+    longest_s = HANGS_AFTER_BUDGETS * SUBJECTS[name] if arguments.size != "long" else None
+    found = output([sys.executable, *command[1:]], longest_s)
     # Where this machine keeps the peers is of no interest to others.
     places = {one: _without_folder(one) for one in arguments.peer} | {arguments.kafka_engine: "DIR"}
     shown = [places.get(word, word) for word in command]
@@ -107,15 +136,40 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
         "seconds": round(time.time() - began),
         "load_before": round(busy, 2),
     }
-    return about | json.loads(ended.stdout)
+    try:
+        return about | json.loads(found)
+    except ValueError:
+        raise SubjectError(f"printed no JSON object but {found[:60]!r}") from None
+
+
+def output(command: list[str], longest_s: float | None) -> str:
+    """What *command* prints, within so many seconds."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            found, _ = process.communicate(timeout=longest_s)
+        except subprocess.TimeoutExpired:
+            end(process)
+            raise SubjectError(f"hung: it was ended after {longest_s:.0f} s") from None
+    if process.returncode:
+        raise SubjectError(f"failed with {process.returncode}; what it said is above")
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """By an interrupt, so that it takes down what it has put up."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def flags(name: str, arguments: argparse.Namespace) -> tuple[str, ...]:
-    own = (*SUBJECTS[name], *(("--quick",) if arguments.quick else ()))
+    usual = (f"--{arguments.size}",) if SIZES[arguments.size] else ()
+    own = FLAGS.get(name, {}).get(arguments.size, usual)
     if name in TAKE_PEERS:
         return (*own, *(word for one in arguments.peer for word in ("--peer", one)))
-    if name == "memory":
-        return (*own, "--minutes", f"{arguments.minutes:g}")
     if name == "consumer" and arguments.kafka_engine:
         return (*own, "--kafka-engine", arguments.kafka_engine)
     return own

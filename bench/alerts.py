@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What alerts cost: a row in every detector, and the time from a record to its alert.
 
-    python -m bench.alerts [--quick]
+    python -m bench.alerts [--quick | --long]
 
 Rows are those of a busy server, decoded and shown to all detectors as the service shows them; their
 time is that of this process.  The time to an alert is that of a record of a flood, from its being
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def measure(scale: Scale) -> list[dict]:
-    return [rows(scale.pick(11, 3)), asyncio.run(latency(scale.pick(200, 20)))]
+    return [rows(scale.pick(5, 3, 11)), asyncio.run(latency(scale.pick(40, 20, 200)))]
 
 
 def rows(rounds: int) -> dict:
@@ -109,9 +109,8 @@ async def latency(count: int) -> dict:
                 service.terminate()
                 service.communicate()
     low, middle, high = (round(1000 * one) for one in np.percentile(waits, (50, 95, 99)))
-    return table(
-        "From a record to its alert", ["ms", "median", "95 %", "99 %"], [["", low, middle, high]]
-    )
+    columns = ["ms", "median", "95 %", "99 %"]
+    return table(f"From a record to its alert, {count} times", columns, [["", low, middle, high]])
 
 
 async def told(bootstrap: str, count: int) -> list[float]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time to report 100,000 flows: from the mapped flow cache to acknowledged Kafka records.
 
-    python -m bench.flowcache [--quick]
+    python -m bench.flowcache [--quick | --long]
 
 Every flow gets one packet, spread over all CPUs; then an interval is closed as the agent does it,
 step by step.  Time is the CPU time of this process, its threads included, so compression counts
@@ -42,7 +42,7 @@ STEPS = ("snapshot", "settle", "columns", "batches")
 
 
 def measure(scale: Scale) -> list[dict]:
-    rounds = scale.pick(31, 7)
+    rounds = scale.pick(15, 5, 31)
     with hooks(ring_bytes=RING_BYTES) as loaded:
         interval = Interval(loaded)
         steps = [interval.close() for _ in range(rounds + 1)][1:]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resident memory of the agent and the consumer: after start, and over time under traffic.
 
-    python -m bench.memory [--quick] [--minutes 60]
+    python -m bench.memory [--quick | --long]
 
 Both run as they do for real, with a real Kafka and the embedded ClickHouse, while bench.chatter
 makes connections and datagrams over a virtual link.  Growth is the slope of a line through the
@@ -23,11 +23,13 @@ from hookline.kafka import Kafka
 
 SETTLE_S = 5.0
 READINGS = 240
-QUICK_S = 15.0
+SOAK_S, QUICK_S, LONG_S = 15, 10, 3600
+# Before that caches still settle, and a slope an hour would be of nothing.
+TELLS_GROWTH_S = 600
 
 
 def measure(scale: Scale) -> list[dict]:
-    return asyncio.run(with_kafka(QUICK_S if scale.is_quick else scale.minutes * 60))
+    return asyncio.run(with_kafka(scale.pick(SOAK_S, QUICK_S, LONG_S)))
 
 
 async def with_kafka(seconds: float) -> list[dict]:
@@ -47,7 +49,7 @@ def soak(one: Link, kafka: str, directory: Path, seconds: float) -> list[dict]:
         chatter.stdin.close()
         packets = int(chatter.stdout.readline())
         chatter.wait()
-    minutes = seconds / 60
+    lasted = f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
     return [
         table(
             f"After start, {SETTLE_S:.0f} s idle",
@@ -58,9 +60,9 @@ def soak(one: Link, kafka: str, directory: Path, seconds: float) -> list[dict]:
             ],
         ),
         table(
-            f"{minutes:g} min of traffic, {packets / seconds:,.0f} datagrams and requests a second",
+            f"{lasted} of traffic, {packets / seconds:,.0f} datagrams and requests a second",
             ["process", "resident MB at first", "at the end", "growth, MB an hour", "noise, MB"],
-            [[name, *growth(taken)] for name, taken in readings.items()],
+            [[name, *growth(taken, seconds)] for name, taken in readings.items()],
         ),
     ]
 
@@ -76,12 +78,15 @@ def read_for(seconds: float, pids: dict[str, int]) -> dict[str, list[tuple[float
     return readings
 
 
-def growth(taken: list[tuple[float, float]]) -> tuple[float, ...]:
+def growth(taken: list[tuple[float, float]], seconds: float) -> tuple[object, ...]:
     """First and last reading, the slope an hour of the second half, and what is left around it."""
+    first, last = round(taken[0][1], 1), round(taken[-1][1], 1)
+    if seconds < TELLS_GROWTH_S:
+        return first, last, "too short", "too short"
     at, mb = np.array(taken[len(taken) // 2 :]).T
     slope, level = np.polyfit(at, mb, 1)
     left = float(np.std(mb - (slope * at + level)))
-    return round(taken[0][1], 1), round(taken[-1][1], 1), round(slope * 3600, 2), round(left, 2)
+    return first, last, round(slope * 3600, 2), round(left, 2)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What names cost: a packet that carries none, one that does, and each row in the agent.
 
-    python -m bench.names [--quick]
+    python -m bench.names [--quick | --long]
 
 Times of packets come from the kernel's own test run, net of an empty program of the same type in
 the same round; buffers are emptied between runs.  Times of rows are those of the agent's readers,
@@ -77,7 +77,7 @@ PACKETS = {
 
 def measure(scale: Scale) -> list[dict]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    return [packets(scale.pick(21, 5)), rows(scale.pick(11, 3)), verified()]
+    return [packets(scale.pick(11, 5, 21)), rows(scale.pick(7, 3, 11)), verified()]
 
 
 def packets(rounds: int) -> dict:

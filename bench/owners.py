@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time to say who spoke: 100,000 flow rows, 100,000 sockets known.
 
-    python -m bench.owners [--quick]
+    python -m bench.owners [--quick | --long]
 
 Rows are shuffled; sockets belong to 500 processes in 100 cgroups.  Where rows have no socket, as
 on a machine that only forwards, every way of finding one is tried in vain.
@@ -30,7 +30,7 @@ SECOND_NS = 1_000_000_000
 
 
 def measure(scale: Scale) -> list[dict]:
-    rounds = scale.pick(31, 7)
+    rounds = scale.pick(11, 5, 31)
     lookup = a_lookup()
     rows = {
         "rows that all have a socket": flows(np.arange(COUNT), DIRECTIONS["ingress"]),

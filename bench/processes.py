@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agent.plan import remove_all, root_of
 from bench.link import ROOT
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -38,9 +39,14 @@ def agent_name() -> str:
 
 @contextmanager
 def agent(interface: str, kafka: str, *flags: str) -> Iterator[int]:
-    base = ("--interface", interface, "--kafka", kafka, "--name", agent_name(), "--node", "bench")
-    with started("agent", *base, *flags, ready="agent ready") as pid:
-        yield pid
+    name = agent_name()
+    base = ("--interface", interface, "--kafka", kafka, "--name", name, "--node", "bench")
+    try:
+        with started("agent", *base, *flags, ready="agent ready") as pid:
+            yield pid
+    finally:
+        # What an agent leaves is for the next one.
+        remove_all(root_of(name))
 
 
 @contextmanager

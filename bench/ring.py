@@ -1,77 +1,122 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU nanoseconds to take one event out of a buffer: numpy on the mapping, and bcc's callbacks.
+"""CPU nanoseconds to take one event out of a buffer: numpy on the mapping, libbpf and bcc.
 
-    python -m bench.ring [--quick]
+    python -m bench.ring [--quick | --long]
 
-The kernel programs fill a buffer with packet headers, 160 bytes each; what is timed is emptying
-it again.  Everything that leaves numpy is a copy; bcc's callbacks return at once, or make the
-event an object, as bcc would, and read three of its fields.
+Kernel programs fill a buffer, what is timed is emptying it again, on the same CPU.  Everything that
+leaves numpy is a copy.  libbpf's callbacks are in C: one copies, one does nothing.  bcc's return at
+once, or make the event an object, as bcc would, and read three of its fields.  Then a program fills
+a buffer without a pause on one CPU, while it is emptied on the other.
 """
 
-import ctypes
 import mmap
 import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import numpy as np
+
 from agent import libbpf
-from agent.buffers import take
-from agent.compiler import compiled
-from agent.perf import PerfBuffer
-from agent.plan import remove_all
-from agent.ring import RingBuffer
-from agent.sources import flow_source, options
 from bench.frames import FRAMES
-from bench.programs import CPUS, a_plan, hooks
+from bench.programs import Peers
+from bench.readers import (
+    Filled,
+    Libbpf,
+    bcc_counting,
+    bcc_reader,
+    numpy_after_others,
+    numpy_of_map,
+    numpy_reader,
+)
 from bench.rounds import cell, interleave, ratio, table
+from bench.stream import sustained
 from bench.subject import Scale, main
-from schemas.dtype import dtype_from_layout
-from schemas.layout import Field, Layout
-from schemas.packet import PACKET_EVENT
 
 FRAME = FRAMES["UDP 64 B"]
-BYTES = 1 << 23
-BURST = 10_000
-SMALL_BURST = 100
-
-Reader = tuple[int, Callable[[], int]]  # what fills the buffer, what empties it
+HEADERS_BYTES = 1 << 23
+# As peers.bpf.c has them.
+EVENTS_BYTES = 4096 * mmap.PAGESIZE
+EVENT = np.dtype("V64")
+BURSTS = (100, 1_000, 10_000)
+OURS, COPYING = "numpy", "libbpf in C, a callback that copies"
 
 
 def measure(scale: Scale) -> list[dict]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    with ExitStack() as stack:
-        readers: dict[str, Reader] = {
-            "numpy, ring buffer": numpy_reader(stack, "ring"),
-            "numpy, perf buffer": numpy_reader(stack, "perf"),
-            "bcc callback, ring buffer": bcc_reader("ring", is_read=False),
-            "bcc callback that reads, ring buffer": bcc_reader("ring", is_read=True),
-            "bcc callback, perf buffer": bcc_reader("perf", is_read=False),
-            "bcc callback that reads, perf buffer": bcc_reader("perf", is_read=True),
-        }
-        variants = {
-            (name, burst): timed(*reader, burst)
-            for burst in (BURST, SMALL_BURST)
-            for name, reader in readers.items()
-        }
-        samples = interleave(variants, scale.pick(21, 5))
-    return [_table(samples, burst) for burst in (BURST, SMALL_BURST)]
+    rounds = scale.pick(21, 5, 41)
+    return [small_events(rounds), headers(rounds), sustained(scale)]
 
 
-def _table(samples, burst: int) -> dict:
-    best = ("numpy, ring buffer", burst)
-    rows = [
-        [name, cell(samples[name, size]), cell(ratio(samples, (name, size), best), 1)]
-        for name, size in samples
-        if size == burst
-    ]
+def small_events(rounds: int) -> dict:
+    """Events of 64 bytes; all readers share one buffer."""
+    peers, library = Peers(), Libbpf()
+    map_fd, fd = peers.map_fd("events"), peers.fd("event_tc")
+    catch_up, ours = numpy_after_others(numpy_of_map(map_fd, EVENTS_BYTES, EVENT))
+    into = np.empty(max(BURSTS), EVENT)
+    readers = {
+        OURS: ours,
+        COPYING: library.copying(map_fd, into),
+        "libbpf in C, a callback that does nothing": library.counting(map_fd),
+        "bcc callback": bcc_counting(peers.module, "events"),
+    }
+    variants = {
+        (name, burst): timed((fd, reader), burst, catch_up)
+        for burst in BURSTS
+        for name, reader in readers.items()
+    }
+    samples = interleave(variants, rounds)
+    rows = [[name, *(cell(samples[name, burst], 1) for burst in BURSTS)] for name in readers]
+    times = [cell(ratio(samples, (OURS, burst), (COPYING, burst)), 2) for burst in BURSTS]
     return table(
-        f"Bursts of {burst:,} events", ["reader", "CPU ns an event", "times the first"], rows
+        "Events of 64 bytes, CPU ns an event",
+        ["reader", *(f"bursts of {burst:,}" for burst in BURSTS)],
+        [*rows, ["numpy, times libbpf that copies", *times]],
     )
 
 
-def timed(program_fd: int, drain: Callable[[], int], burst: int) -> Callable[[], float]:
+def headers(rounds: int) -> dict:
+    """Headers of 160 bytes as the agent samples them, from either kind of buffer."""
+    bursts = (min(BURSTS), max(BURSTS))
+    with ExitStack() as stack:
+        readers: dict[str, Filled] = {
+            "numpy, ring buffer": numpy_reader(stack, "ring", HEADERS_BYTES),
+            "numpy, perf buffer": numpy_reader(stack, "perf", HEADERS_BYTES),
+            "bcc callback, ring buffer": bcc_reader("ring", HEADERS_BYTES, is_read=False),
+            "bcc callback that reads, ring buffer": bcc_reader("ring", HEADERS_BYTES, is_read=True),
+            "bcc callback, perf buffer": bcc_reader("perf", HEADERS_BYTES, is_read=False),
+            "bcc callback that reads, perf buffer": bcc_reader("perf", HEADERS_BYTES, is_read=True),
+        }
+        variants = {
+            (name, burst): timed(reader, burst)
+            for burst in bursts
+            for name, reader in readers.items()
+        }
+        samples = interleave(variants, rounds)
+    best = "numpy, ring buffer"
+    rows = [
+        [
+            name,
+            *(cell(samples[name, burst]) for burst in bursts),
+            *(cell(ratio(samples, (name, burst), (best, burst)), 1) for burst in bursts),
+        ]
+        for name in readers
+    ]
+    columns = [f"bursts of {burst:,}" for burst in bursts]
+    return table(
+        "Packet headers of 160 bytes, CPU ns an event",
+        ["reader", *columns, *(f"times the first, {one}" for one in columns)],
+        rows,
+    )
+
+
+def timed(
+    filled: Filled, burst: int, prepare: Callable[[], None] = lambda: None
+) -> Callable[[], float]:
+    program_fd, drain = filled
+
     def one_burst() -> float:
+        prepare()
         libbpf.run_program(program_fd, FRAME, repeat=burst)
         began = time.process_time_ns()
         count = drain()
@@ -80,66 +125,6 @@ def timed(program_fd: int, drain: Callable[[], int], burst: int) -> Callable[[],
         return took / burst
 
     return one_burst
-
-
-def numpy_reader(stack: ExitStack, buffer: str) -> Reader:
-    loaded = stack.enter_context(hooks(sample_one_in=1, ring_bytes=BYTES, buffer=buffer))
-    kind = RingBuffer if buffer == "ring" else PerfBuffer
-    ring = kind(loaded.plan.pins.map("packets"), BYTES, dtype_from_layout(PACKET_EVENT))
-    return loaded.fd("hook_ingress"), lambda: len(take(ring))
-
-
-def a_structure(layout: Layout) -> type[ctypes.Structure]:
-    """What bcc's event() makes of an event; it does not know the kernel's names of types."""
-    scalars = {"|u1": ctypes.c_uint8, "<u2": ctypes.c_uint16, "<u4": ctypes.c_uint32}
-    members = [
-        (field.name or f"pad{at}", scalars.get(field.kind.numpy) or _words(field))
-        for at, (field, _) in enumerate(layout.placed())
-    ]
-    return type("Event", (ctypes.Structure,), {"_fields_": members})
-
-
-def _words(field: Field) -> type[ctypes.Array] | type[ctypes.c_uint64]:
-    if field.kind.size_bytes == 8 and field.kind.align_bytes == 8:
-        return ctypes.c_uint64
-    unit = ctypes.c_uint64 if field.kind.align_bytes == 8 else ctypes.c_uint8
-    return unit * (field.kind.size_bytes // ctypes.sizeof(unit))
-
-
-def bcc_reader(buffer: str, *, is_read: bool) -> Reader:
-    """A callback that counts, or one that makes the event an object and reads it."""
-    plan = a_plan(slots_per_cpu=4, sample_one_in=1, ring_bytes=BYTES, buffer=buffer)
-    plan.pins.make()
-    bcc = compiled(flow_source(plan), options(plan), aside=plan.pins.map(""), seeds=plan.seeds).bcc
-    remove_all(plan.pins.root)
-    packets = bcc["packets"]
-    pointer = ctypes.POINTER(a_structure(PACKET_EVENT))
-    seen = [0]
-
-    def count(*_arguments: object) -> int:
-        seen[0] += 1
-        return 0  # None would cost bcc an exception each
-
-    def read(_context: object, data: object, _size: int) -> int:
-        event = ctypes.cast(data, pointer).contents
-        seen[0] += event.bytes + event.protocol + event.tcp_flags > 0
-        return 0
-
-    def drain() -> int:
-        seen[0] = 0
-        if buffer == "ring":
-            bcc.ring_buffer_consume()
-        else:
-            bcc.perf_buffer_consume()
-        return seen[0]
-
-    if buffer == "ring":
-        packets.open_ring_buffer(read if is_read else count)
-    else:
-        packets.open_perf_buffer(
-            read if is_read else count, page_cnt=BYTES // CPUS // mmap.PAGESIZE
-        )
-    return int(bcc.load_func("hook_ingress", bcc.SCHED_CLS).fd), drain
 
 
 if __name__ == "__main__":

@@ -36,12 +36,18 @@ def ratio(samples: Samples, name: Hashable, baseline: Hashable) -> list[float]:
 
 
 def cell(values: list[float], digits: int | None = None) -> Cell:
-    """The median of *values* with its quartiles."""
+    """The median of *values* with its quartiles, and of how many it is."""
     low, middle, high = quantiles(values, n=4, method="inclusive")
     names = ("median", "low", "high")
-    return dict(zip(names, (round(one, digits) for one in (middle, low, high)), strict=True))
+    found = dict(zip(names, (round(one, digits) for one in (middle, low, high)), strict=True))
+    return found | {"rounds": len(values)}
 
 
 def table(title: str, columns: list[str], rows: list[list[object]], note: str = "") -> dict:
-    """What a subject's result is made of, and the report shows."""
-    return {"title": title, "columns": columns, "rows": rows, "note": note}
+    """What a subject's result is made of, and the report shows.
+
+    Of how many rounds its cells are is said once, as the least and the most.
+    """
+    counts = [one["rounds"] for row in rows for one in row if isinstance(one, dict)]
+    rounds = [min(counts), max(counts)] if counts else []
+    return {"title": title, "columns": columns, "rows": rows, "note": note, "rounds": rounds}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nanoseconds a packet costs that is not a plain one, by what it has, and tunnels by what is told.
 
-    python -m bench.shapes [--quick]
+    python -m bench.shapes [--quick | --long]
 
 Times come from the kernel's own test run, net of an empty program of the same type in the same
 round.  A plain packet stands beside them, since all features are loaded while it is counted.
@@ -44,7 +44,7 @@ TUNNELS = {
 def measure(scale: Scale) -> list[dict]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     peers = Peers()
-    rounds = scale.pick(31, 7)
+    rounds = scale.pick(15, 5, 31)
     with (
         hooks(tunnels="inner") as inner,
         hooks(tunnels="outer") as outer,

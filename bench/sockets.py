@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What observing sockets costs those who have them: over loopback, both ends in one thread.
 
-    python -m bench.sockets [--quick]
+    python -m bench.sockets [--quick | --long]
 
 The thread moves between two cgroups, to one of which the programs are attached, and makes its
 sockets anew there.  Both ends of a connection are observed, so one connection bears the programs of
@@ -34,7 +34,7 @@ Work = Callable[[int], float]
 
 
 def measure(scale: Scale) -> list[dict]:
-    rounds, count = scale.pick(41, 7), scale.pick(1000, 300)
+    rounds, count = scale.pick(11, 5, 41), scale.pick(300, 300, 1000)
     works: dict[str, tuple[Work, int]] = {
         "TCP connection, opened and closed, both ends": (connections, count),
         "request and answer of 1 byte on a TCP connection": (requests, 5 * count),
@@ -179,7 +179,7 @@ def many_events(events: SocketEvents) -> None:
 def clocked_columns(events: SocketEvents) -> float:
     rows = events.rows[:EVENTS]
     began = time.thread_time_ns()
-    columns = socket_columns(rows, POINTS, ANCHOR)
+    columns = socket_columns(None, rows, POINTS, ANCHOR)
     took = time.thread_time_ns() - began
     assert np.asarray(columns["pid"]).all()
     return took / EVENTS

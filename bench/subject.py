@@ -10,29 +10,55 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# What everybody may run: each subject within its budget.  Those that settle, or that are of single
+# events, are published from a long run.
+SIZES = {
+    "quick": "few rounds: to see that it runs",
+    "usual": "",
+    "long": "as many rounds, or as long, as what is published has where it matters",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
     """How much to measure."""
 
-    is_quick: bool
-    minutes: float  # for what lasts: the soak
+    size: str = "usual"
     peers: tuple[str, ...] = ()  # programs of others, for those subjects that take some
 
-    def pick(self, usual: int, quick: int) -> int:
-        return quick if self.is_quick else usual
+    @property
+    def is_quick(self) -> bool:
+        return self.size == "quick"
+
+    @property
+    def is_long(self) -> bool:
+        return self.size == "long"
+
+    def pick(self, usual: int, quick: int, long: int | None = None) -> int:
+        """The number for this size; a long run is a usual one where nothing else is said."""
+        return {"quick": quick, "usual": usual, "long": usual if long is None else long}[self.size]
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The flags --quick and --long; neither means the usual size."""
+    chosen = parser.add_mutually_exclusive_group()
+    for size, meaning in SIZES.items():
+        if meaning:
+            chosen.add_argument(
+                f"--{size}", dest="size", action="store_const", const=size, help=meaning
+            )
+    parser.set_defaults(size="usual")
 
 
 def main(measure: Callable[[Scale], list[dict]], about: str, *, takes_peers: bool = False) -> None:
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
-    parser.add_argument("--minutes", type=float, default=1.0, help="length of the soak")
+    add_sizes(parser)
     if takes_peers:
         add_peers(parser)
     arguments = parser.parse_args()
-    scale = Scale(arguments.quick, arguments.minutes, tuple(getattr(arguments, "peer", ())))
+    scale = Scale(arguments.size, tuple(getattr(arguments, "peer", ())))
     print(json.dumps({"tables": measure(scale)}))
 
 

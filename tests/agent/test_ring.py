@@ -155,11 +155,39 @@ def test_records_that_wrap_are_whole(memory, ring):
     assert memory.produced > 4 * SIZE
 
 
+@pytest.mark.parametrize("before", [SIZE // STRIDE - 2, SIZE // STRIDE, SIZE // STRIDE + 2])
+def test_what_is_not_finished_or_not_kept_is_seen_wherever_a_record_lies(memory, ring, before):
+    for _ in range(2):
+        memory.put(*range(before - 3))
+        taken(ring)
+        memory.put(1)
+        memory.discard(memory.reserve())
+        busy = memory.reserve()
+        memory.put(4)
+        assert taken(ring)["number"].tolist() == [1]
+        memory.commit(busy, 3)
+        rows = taken(ring)
+        assert rows["number"].tolist() == [3, 4]
+        assert rows["twice"].tolist() == [6, 8]
+
+    assert memory.produced > SIZE
+
+
 def test_a_limit_leaves_the_rest_for_later(memory, ring):
     memory.put(1, 2, 3)
 
     assert ring.drain(limit=2)["number"].tolist() == [1, 2]
     assert ring.drain(limit=2)["number"].tolist() == [3]
+
+
+def test_rows_are_ours_to_change(memory, ring):
+    memory.put(1, 2)
+    rows = taken(ring)
+    rows["number"] = 7
+
+    assert rows.flags.c_contiguous
+    assert rows.dtype == ROW
+    assert rows.tolist() == [(7, 2), (7, 4)]
 
 
 def test_rows_outlive_the_space_they_came_from(memory, ring):

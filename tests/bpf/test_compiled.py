@@ -292,7 +292,7 @@ def test_maps_that_are_pinned_are_opened_and_those_of_other_code_made(known_sock
 
 
 def as_loaded(made: Module, name: str, chunks_fd: int) -> bytes:
-    """bcc's instructions, with what the loader does to them.
+    """The instructions of bcc, with what the loader does to them.
 
     Maps of one value, which bcc knows by descriptor, by address; and for the chunks of rules, of
     which bcc makes a small one only, those that the loader has made.

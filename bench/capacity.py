@@ -35,7 +35,7 @@ COPIES = 3
 MOST_INSERTS_A_TABLE = 4.0
 PARTITIONS_A_CONSUMER = 2
 AGE_S = Config().max_age
-FLOW_AGE_S = getattr(Config(), "flow_max_age", AGE_S)
+FLOW_AGE_S = Config().flow_max_age
 _MB, _GB = 1e6, 1e9
 
 
@@ -179,6 +179,7 @@ class Plan:
         yield "copies of a record", self.copies
         yield f"Kafka's disks in all, GB for {KAFKA_DAYS} day", round(kept / _GB)
         yield "`--max-age`, seconds", round(self.age_s("ledger"), 1)
+        yield "`--flow-max-age`, seconds", round(self.age_s("flow"), 1)
         yield "consumers' CPUs in all", round(self.consumer_cpus, 2)
         yield "consumers", self.consumers
         yield "a consumer, MB", round(self.consumer_mb)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from bench.flows import batches
+from bench.kafka_engine import SEPARATOR
 from bench.link import ROOT
 from bench.processes import cpu_seconds
 from bench.rounds import Samples, cell, ratio, table
@@ -36,6 +37,8 @@ from hookline.kafka import Kafka
 from schemas import wire
 from schemas.clickhouse import create_table
 from schemas.flow import FLOW
+from schemas.rollup import ROLLUPS
+from schemas.rollup_sql import create_rollup, create_view
 
 ROWS, QUICK_ROWS = 800_000, 400_000
 ROWS_PER_RECORD = 10_000
@@ -43,13 +46,38 @@ ROUNDS, QUICK_ROUNDS = 3, 2
 DISTINCT = 20
 POLL_S = 0.05
 DEADLINE_S = 300.0
-OURS = "consumer"
+OURS, OURS_ROWS_ALONE = "consumer", "consumer, rows alone"
+
 
 # Formats and block sizes of the peer.  Native is at its fastest with 200,000 rows a block, of those
 # that were tried from 50,000 to one million, which is near its default of 1,048,449; the other two
-# make no difference between them.  All divide the rows: the last of them would otherwise wait for
+# make no difference between them, and are read in part, which takes them long enough.  All divide the rows: the last of them would otherwise wait for
 # the flush interval of 7.5 s, and it is speed that is compared.
-PEERS = (("Native", 200_000), ("MsgPack", 200_000), ("JSONEachRow", 200_000))
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The engine with one format; beside what of ours it stands, and which part of the rows it reads."""
+
+    form: str
+    block_rows: int
+    beside: str = OURS_ROWS_ALONE
+    part: int = 1
+
+    @property
+    def name(self) -> str:
+        rest = ", with the same rollups" if self.has_rollups else ""
+        return f"Kafka engine, {self.form}{rest}"
+
+    @property
+    def has_rollups(self) -> bool:
+        return self.beside == OURS
+
+
+PEERS = (
+    Peer("Native", 200_000),
+    Peer("Native", 200_000, OURS),
+    Peer("MsgPack", 200_000, part=2),
+    Peer("JSONEachRow", 200_000, part=4),
+)
 
 
 def main() -> None:
@@ -68,32 +96,50 @@ async def measure(rows: int, rounds: int, library: str | None) -> list[dict]:
         scratch = Path(directory)
         async with Kafka(scratch / "kafka") as kafka:
             await fill(kafka.bootstrap, rows, library)
-            variants = {OURS: lambda at: run_consumer(kafka.bootstrap, at, rows)}
-            for form, block_rows in PEERS if library else ():
-                peer = (str(library), form, block_rows)
-                variants[f"Kafka engine, {form}"] = lambda at, peer=peer: run_peer(
-                    kafka.bootstrap, at, rows, peer
+            variants = {
+                name: lambda at, flags=flags: run_consumer(kafka.bootstrap, at, rows, *flags)
+                for name, flags in ((OURS, ()), (OURS_ROWS_ALONE, ("--rollups", "no")))
+            }
+            for peer in PEERS if library else ():
+                variants[peer.name] = lambda at, peer=peer: run_peer(
+                    kafka.bootstrap, at, rows // peer.part, str(library), peer
                 )
             seconds, cpu = await asyncio.to_thread(run_rounds, variants, rounds, scratch)
     return [tabled(rows, seconds, cpu)]
 
 
 def tabled(rows: int, seconds: Samples, cpu: Samples) -> dict:
-    shown = [
+    """Each in rates and CPU, and the engine as a multiple of what of ours does the same."""
+    parts = {peer.name: peer.part for peer in PEERS}
+    rates = {
+        name: [rows / parts.get(name, 1) / one for one in found] for name, found in seconds.items()
+    }
+    cpu_us = {
+        name: [one / rows * parts.get(name, 1) * 1e6 for one in found]
+        for name, found in cpu.items()
+    }
+    shown: list[list[object]] = [
+        [name, cell(rates[name], 0), cell(cpu_us[name], 2), "", ""]
+        for name in (OURS, OURS_ROWS_ALONE)
+    ]
+    shown += [
         [
-            name,
-            cell([rows / one for one in seconds[name]], 0),
-            cell([one / rows * 1e6 for one in cpu[name]], 2),
-            cell(ratio(seconds, name, OURS), 2),
-            cell(ratio(cpu, name, OURS), 2),
+            peer.name,
+            cell(rates[peer.name], 0),
+            cell(cpu_us[peer.name], 2),
+            cell(ratio(rates, peer.beside, peer.name), 2),
+            cell(ratio(cpu_us, peer.name, peer.beside), 2),
         ]
-        for name in seconds
+        for peer in PEERS
+        if peer.name in rates
     ]
     columns = [
         *("reader", "rows a second", "CPU us a row"),
         *("the consumer is faster by", "and takes less CPU by"),
     ]
-    note = "" if len(seconds) > 1 else "Without --kafka-engine there is no peer."
+    note = "A peer stands beside the consumer that does the same, with rollups or without."
+    if not any(peer.name in rates for peer in PEERS):
+        note = "Without --kafka-engine there is no peer."
     title = f"{rows:,} rows from Kafka into ClickHouse, records of {ROWS_PER_RECORD:,}"
     return table(title, columns, shown, note)
 
@@ -108,10 +154,12 @@ async def fill(kafka: str, rows: int, library: str | None) -> None:
         FLOW.topic,
         (wire.encode(replace(some[at % DISTINCT], seq=at)) for at in range(count)),
     )
-    for form, _ in PEERS if library else ():
+    parts = {peer.form: peer.part for peer in PEERS} if library else {}
+    for form, part in parts.items():
         # The peer does not care.
         payloads = list(map(FORMATS[form], some))
-        await publish(kafka, topic_of(form), (payloads[at % DISTINCT] for at in range(count)))
+        numbers = range(count // part)
+        await publish(kafka, topic_of(form), (payloads[at % DISTINCT] for at in numbers))
 
 
 def topic_of(form: str) -> str:
@@ -147,14 +195,14 @@ def run_rounds(
     return seconds, cpu
 
 
-def run_consumer(kafka: str, directory: Path, rows: int) -> dict[str, float]:
+def run_consumer(kafka: str, directory: Path, rows: int, *flags: str) -> dict[str, float]:
     log = directory / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "consumer", "--kafka", kafka),
                 *("--group", f"bench-{time.time_ns()}", "--log-level", "debug"),
-                *("--clickhouse", f"chdb://{directory}/db"),
+                *("--clickhouse", f"chdb://{directory}/db", *flags),
             ],
             cwd=ROOT,
             stderr=out,
@@ -187,14 +235,14 @@ def moment(log: str, phrase: str) -> float:
     return datetime.fromisoformat(found[-1] + "+00:00").timestamp()
 
 
-def run_peer(
-    kafka: str, directory: Path, rows: int, peer: tuple[str, str, int]
-) -> dict[str, float]:
-    library, form, block_rows = peer
+def run_peer(kafka: str, directory: Path, rows: int, library: str, peer: Peer) -> dict[str, float]:
+    statements = [create_table(FLOW)]
+    for rollup in ROLLUPS if peer.has_rollups else ():
+        statements += [create_rollup(rollup), create_view(rollup)]
     create = directory / "create.sql"
-    create.write_text(create_table(FLOW))
+    create.write_text(SEPARATOR.join(statements))
     program = [sys.executable, ROOT / "bench/kafka_engine.py", library, directory / "db", kafka]
-    rest = [topic_of(form), form, block_rows, rows, create]
+    rest = [topic_of(peer.form), peer.form, peer.block_rows, rows, create]
     ended = subprocess.run(
         [str(one) for one in (*program, *rest)], check=True, stdout=subprocess.PIPE, text=True
     )

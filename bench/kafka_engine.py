@@ -4,7 +4,8 @@
     python bench/kafka_engine.py LIBRARY DATABASE BROKER TOPIC FORMAT BLOCK_ROWS ROWS CREATE
 
 LIBRARY is a directory with a chdb-core whose Kafka engine works, which the newest has not
-(26.1.0 has; 26.3 to 26.9 refuse it).  Prints one line of JSON: seconds and CPU seconds from the
+(26.1.0 has; 26.3 to 26.9 refuse it).  CREATE is a file of statements, the first of which makes the
+table of rows.  Prints one line of JSON: seconds and CPU seconds from the
 assignment of partitions until ROWS rows are in the table.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 POLL_S = 0.02
 DEADLINE_S = 300.0
+SEPARATOR = ";\n\n"
 
 
 def main() -> None:
@@ -25,8 +27,10 @@ def main() -> None:
 
     engine = session.Session(database)
     engine.query("CREATE DATABASE hookline ENGINE = Atomic")
-    table = Path(create).read_text()
-    engine.query(table)
+    statements = Path(create).read_text().split(SEPARATOR)
+    for statement in statements:
+        engine.query(statement)
+    table = statements[0]
     # What a queue has not: comments, codecs, and columns that nobody sends.
     columns = re.sub(r" COMMENT '.*\)(?=,?$)", "", table[table.index("(") :], flags=re.MULTILINE)
     columns = re.sub(r",\n[^\n]* MATERIALIZED [^\n]*", "", columns)

@@ -43,6 +43,13 @@ class Config(ServerOptions):
         group=CLICKHOUSE,
         metavar="DAYS",
     )
+    rollups: str = option(
+        "yes",
+        "keep sums beside the rows, which about doubles what an insert costs; no makes none, and"
+        " leaves those that are there",
+        group=CLICKHOUSE,
+        choices=("yes", "no"),
+    )
     serve: str = option(
         "",
         "answer ClickHouse's HTTP interface here; embedded engine only",

@@ -81,7 +81,7 @@ async def _open_clickhouse(config: Config, start: Start, parts: Parts) -> Sink:
         RECORDS,
         retention_days=config.retention_days,
         failures=SinkError,
-        rollups=ROLLUPS,
+        rollups=ROLLUPS if config.rollups == "yes" else (),
         rollup_days=config.rollup_days,
     )
     log.info("clickhouse is ready", extra={"statements": changed})

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What frames came to: rows and counters, as the oracle and as the kernel with the agent have them."""
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -135,6 +136,13 @@ class KernelBooks:
         before, self._before[point] = self._before[point], totals
         books.counters = Counter({name: totals[name] - before[name] for name in COUNTERS})
         return books
+
+    def begin_interval(self) -> None:
+        """Return once flags and sizes of what follows stand apart from what has been taken."""
+        self._clock.begin_interval()
+        begins = int(self._programs.maps.clock["interval_jiffies"][0])
+        while self._clock.anchor().jiffies % (1 << 32) < begins:
+            time.sleep(0.001)
 
     def packets(self) -> Mapping[str, np.ndarray]:
         """The columns of the sampled packets."""

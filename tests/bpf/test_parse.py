@@ -89,6 +89,7 @@ def test_frames_of_flows_that_have_slots_are_counted_as_the_first_ones_were(lab,
     with loading("inner") as programs:
         books = KernelBooks(programs)
         fed(programs, books, feed, frames)
+        books.begin_interval()
         # All but the first of these run while the slot has packets of this interval.
         for frame in frames:
             programs.run(frame, hook=feed.hook, repeat=3)

@@ -24,6 +24,7 @@ from schemas import wire
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
 from schemas.ledger import LEDGER
+from schemas.rollup import ROLLUPS
 from tests.consumer.engine import Engine
 from tests.consumer.process import (
     DEADLINE_S,
@@ -85,6 +86,11 @@ class Place:
 
     def engine(self) -> Engine:
         return Engine(self.database)
+
+    def tables(self) -> set[str]:
+        with self.engine() as engine:
+            query = f"SELECT groupArray(name) FROM system.tables WHERE database = '{DATABASE}'"
+            return set(engine.value(query))
 
     def stored(self, what: str = "count()", table: str = "flows", node: str = "") -> object:
         with self.engine() as engine:
@@ -435,6 +441,18 @@ async def test_rows_that_wait_are_stored_before_their_partitions_move(tmp_path):
                 assert await committed(kafka.bootstrap, place.group) == 1
                 assert await b.terminate() == 0
             assert await a.terminate() == 0
+
+
+async def test_sums_are_kept_beside_the_rows_unless_that_is_not_wanted(place):
+    await publish(place.kafka, a_batch(rows=10, node=place.node))
+    with place.consumer("--rollups", "no") as consumer:
+        await place.until_read(consumer)
+        assert await consumer.terminate() == 0
+    assert place.tables() == {record.table for record in RECORDS}
+    assert place.stored() == 10
+
+    await place.store_everything()
+    assert place.tables() >= {rollup.table for rollup in ROLLUPS}
 
 
 @pytest.fixture

@@ -37,5 +37,5 @@ def client_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make chaos` asks for."""
     chaos = parser.getgroup("chaos")
-    chaos.addoption("--chaos-events", type=int, default=12, help="how many (default: %(default)s)")
+    chaos.addoption("--chaos-events", type=int, default=10, help="how many (default: %(default)s)")
     chaos.addoption("--chaos-seed", type=int, help="which ones: a number that a run has printed")

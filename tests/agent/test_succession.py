@@ -143,7 +143,7 @@ def test_agents_that_are_killed_at_any_time_count_every_packet_once(kafka, wire,
         "--interface", wire.near.name, "--interval", "0.2", *flags, kafka=kafka
     ) as line:
         with traffic(wire):
-            for _ in range(3):
+            for _ in range(2):
                 time.sleep(pauses.uniform(0.1, 0.7))
                 line.latest.kill()
                 time.sleep(pauses.uniform(0.0, 0.3))

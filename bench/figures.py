@@ -35,7 +35,7 @@ SOURCES = {
         *("flowcache", "100,000 flows", "all, until acknowledged", "CPU ms"),
         factor=1000 / 100_000,
     ),
-    "agent_mb": Source("an agent, resident MB", "memory", "min of traffic", "agent", "at the end"),
+    "agent_mb": Source("an agent, resident MB", "memory", "of traffic", "agent", "at the end"),
     "kafka_row_bytes": Source(
         "a row in Kafka, bytes", "scale", _PARTS, _LEVEL, "bytes a row in Kafka"
     ),

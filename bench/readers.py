@@ -18,9 +18,12 @@ import numpy as np
 from agent import libbpf
 from agent.buffers import take
 from agent.compiler import compiled
+from agent.images import Image
 from agent.perf import PerfBuffer
 from agent.plan import remove_all
 from agent.ring import RingBuffer
+from agent.rules.chunks import make_chunks
+from agent.rules.tries import make_tries
 from agent.sources import flow_source, options
 from bench.programs import CPUS, a_plan, hooks
 from schemas.dtype import dtype_from_layout
@@ -90,10 +93,15 @@ def bcc_reader(buffer: str, size_bytes: int, *, is_read: bool) -> Filled:
     """A callback that counts packet headers, or one that makes each an object and reads it."""
     plan = a_plan(slots_per_cpu=4, sample_one_in=1, ring_bytes=size_bytes, buffer=buffer)
     plan.pins.make()
-    bcc = compiled(flow_source(plan), options(plan), aside=plan.pins.map(""), seeds=plan.seeds).bcc
+    # What is there already is opened, and bcc would not make the elements of these as they are.
+    make_chunks(plan.pins)
+    make_tries(plan.pins)
+    made = compiled(flow_source(plan), options(plan), aside=plan.pins.map(""), seeds=plan.seeds)
     remove_all(plan.pins.root)
-    reader = _callbacks(bcc, "packets", buffer, size_bytes, PACKET_EVENT if is_read else None)
-    return int(bcc.load_func("hook_ingress", bcc.SCHED_CLS).fd), reader
+    reader = _callbacks(made.bcc, "packets", buffer, size_bytes, PACKET_EVENT if is_read else None)
+    names = {fd: name for name, fd in made.maps.items()}
+    hook = Image.of("SCHED_CLS", made.code("hook_ingress"), names, seeds=plan.seeds)
+    return hook.seeded(plan.seeds).load(made.maps), reader
 
 
 def bcc_counting(module, name: str) -> Reader:

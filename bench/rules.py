@@ -118,7 +118,7 @@ def cases() -> list[Case]:
     return [
         Case("without rules", (), FRAME),
         Case("1 rule, another address", (enforced("r", "src host 203.0.113.9"),), FRAME),
-        Case("1 rule, another port", (enforced("r", "udp and dst port 9"),), FRAME),
+        Case("1 rule, another port", (enforced("r", "udp and dst port 99"),), FRAME),
         *lists,
         Case("64 combined rules, none matches", many, to_port(80)),
         Case("64 combined rules, the last one matches", many, to_port(443), is_dropped=True),

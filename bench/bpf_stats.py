@@ -7,39 +7,19 @@ also what others left in the caches.  Reading the clock is in it, so an empty pr
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from agent import libbpf
 from bench.link import Link
 from bench.programs import Hooks, Peers
+from bench.programs_time import clocked_programs, times_of
 from bench.rounds import cell, interleave, net, table
 from bench.sink import sink
 
-_SWITCH = Path("/proc/sys/kernel/bpf_stats_enabled")
 FLOWS = 64
 # Packets of one measurement, how many a second (0: as fast as it goes), and how many at once.
 LOADS = {"as fast as one CPU sends": (50_000, 0, 32), "10,000 packets a second": (1_500, 10_000, 1)}
 EMPTY = "an empty program"
-
-
-@contextmanager
-def bpf_stats() -> Iterator[None]:
-    """While the kernel keeps them; as it was before at the end."""
-    before = _SWITCH.read_text()
-    _SWITCH.write_text("1")
-    try:
-        yield
-    finally:
-        _SWITCH.write_text(before)
-
-
-def ran(fd: int) -> tuple[int, int]:
-    """Nanoseconds that a program has run since it is there, and how many times."""
-    text = Path(f"/proc/self/fdinfo/{fd}").read_text()
-    lines = dict(line.split(":\t") for line in text.splitlines())
-    return int(lines["run_time_ns"]), int(lines["run_cnt"])
 
 
 def programs_on_live_traffic(one: Link, loaded: Hooks, peers: Peers, rounds: int) -> dict:
@@ -47,7 +27,7 @@ def programs_on_live_traffic(one: Link, loaded: Hooks, peers: Peers, rounds: int
     with (
         sink(one.address) as port,
         one.start("bench.flood", one.address, str(port), str(FLOWS)) as flood,
-        bpf_stats(),
+        clocked_programs(),
     ):
         variants = {}
         for kind, (suffix, hook) in kinds.items():
@@ -85,11 +65,11 @@ def attached_run(
     def attach_and_run() -> float:
         link = libbpf.create_link(fd, one.ifindex, place[0], flags=place[1])
         try:
-            before = ran(fd)
+            before = times_of(fd)
             flood.stdin.write(" ".join(map(str, how)) + "\n")
             flood.stdin.flush()
             flood.stdout.readline()
-            took, count = (b - a for a, b in zip(before, ran(fd), strict=True))
+            took, count = (b - a for a, b in zip(before, times_of(fd), strict=True))
         finally:
             os.close(link)
         return took / count

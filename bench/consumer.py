@@ -49,10 +49,6 @@ DEADLINE_S = 300.0
 OURS, OURS_ROWS_ALONE = "consumer", "consumer, rows alone"
 
 
-# Formats and block sizes of the peer.  Native is at its fastest with 200,000 rows a block, of those
-# that were tried from 50,000 to one million, which is near its default of 1,048,449; the other two
-# make no difference between them, and are read in part, which takes them long enough.  All divide the rows: the last of them would otherwise wait for
-# the flush interval of 7.5 s, and it is speed that is compared.
 @dataclass(frozen=True, slots=True)
 class Peer:
     """The engine with one format; beside what of ours it stands, and which part of the rows it reads."""
@@ -72,6 +68,10 @@ class Peer:
         return self.beside == OURS
 
 
+# Native was faster with 200,000 rows a block, which are the consumer's own, than with one million,
+# which is near its default of 1,048,449; no others were tried.  Row formats are slower, and read a
+# part, which takes them long enough.  All blocks divide the rows: the last of them would otherwise
+# wait for the flush interval of 7.5 s, and it is speed that is compared.
 PEERS = (
     Peer("Native", 200_000),
     Peer("Native", 200_000, OURS),

@@ -174,7 +174,7 @@ static __always_inline void fill(struct sample *sample, struct packet *packet)
 	sample->bytes = packet->bytes;
 }
 
-int event_tc(struct __sk_buff *skb)
+static __always_inline int tell(struct __sk_buff *skb, const u64 wake_up)
 {
 	struct packet packet = {};
 	struct sample *sample;
@@ -184,23 +184,19 @@ int event_tc(struct __sk_buff *skb)
 	if (!sample)
 		return TC_ACT_UNSPEC;
 	fill(sample, &packet);
-	events.ringbuf_submit(sample, BPF_RB_NO_WAKEUP);
+	events.ringbuf_submit(sample, wake_up);
 	return TC_ACT_UNSPEC;
+}
+
+int event_tc(struct __sk_buff *skb)
+{
+	return tell(skb, BPF_RB_NO_WAKEUP);
 }
 
 /* The same for a reader that is to be woken whenever it has read all. */
 int event_wake_tc(struct __sk_buff *skb)
 {
-	struct packet packet = {};
-	struct sample *sample;
-
-	parse_skb(skb, &packet);
-	sample = events.ringbuf_reserve(sizeof(*sample));
-	if (!sample)
-		return TC_ACT_UNSPEC;
-	fill(sample, &packet);
-	events.ringbuf_submit(sample, 0);
-	return TC_ACT_UNSPEC;
+	return tell(skb, 0);
 }
 
 /* The IPv4 header of a frame without a tag; NULL where there is none. */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long eBPF programs of running agents took, by the kernel's own clock.
+"""How long eBPF programs took, by the kernel's own clock.
 
 The kernel reads its clock before and after each run while it is asked to, which is some 50
 nanoseconds a run, about half of them in the time that it tells: so that is an upper bound.
@@ -35,6 +35,12 @@ def ran(agents: list[str]) -> tuple[float, int]:
     return sum(ns for ns, _ in found) / 1e9, sum(runs for _, runs in found)
 
 
+def times_of(fd: int) -> tuple[int, int]:
+    """Nanoseconds that a program has run since it is there, and how many times."""
+    said = _said_of(fd)
+    return int(said["run_time_ns"]), int(said["run_cnt"])
+
+
 def _attached(name: str) -> list[int]:
     numbers = []
     for pin in links_in(root_of(name)):
@@ -46,10 +52,9 @@ def _attached(name: str) -> list[int]:
 def _times(number: int) -> tuple[int, int]:
     fd = opened_by_id(number)
     try:
-        said = _said_of(fd)
+        return times_of(fd)
     finally:
         os.close(fd)
-    return int(said["run_time_ns"]), int(said["run_cnt"])
 
 
 def _said_of(fd: int) -> dict[str, str]:

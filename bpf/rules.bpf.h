@@ -2,7 +2,7 @@
 /*
  * Rules: which packets go no further.
  *
- *  1. Without rules, one lookup says so, and that is all a packet pays.
+ *  1. Without rules, one word says so, and that is all a packet pays.
  *  2. With rules, two words tell what the first half of each address of IPv4 may have to do with
  *     them.  For most packets that is nothing, and they are done.
  *  3. Of others, addresses are looked up to their end: those of IPv4 in lines (agent/rules/lines.py),

@@ -2,10 +2,10 @@
 """A packet does not become dearer unnoticed: one helper called more is a third of what it costs.
 
 Instructions and calls are counted, and are the same everywhere.  Times are multiples of parsing the
-same packet (python -m tests.bpf.costs 30).  On two CPUs, idle or with a load of up to 13, an existing
-flow takes 1.2 to 1.4 times that, one of 64,000 flows 2 to 6 times, a new one 4.6 to 7.5 times; one
-bpf_ktime_get_ns() more is some 0.7 times that.  Each bound is beyond what was ever seen, and those of
-existing flows are below what they take with that.
+same packet (python -m tests.bpf.costs 10).  On two CPUs with two other busy processes an existing flow
+took 1.16 to 1.35 times that, one of 64,000 flows 3.3 to 4.2 times, a new one 5.2 to 6.6 times; with
+one bpf_ktime_get_ns() more an existing flow took 1.87 to 2.05 times.  Each bound is beyond what was
+seen, and those of existing flows are below what they take with that.
 """
 
 from collections import Counter

@@ -54,7 +54,6 @@ SUBJECTS = {
 FLAGS = {
     "claim": {"long": ("--rounds", "12", "--seconds", "1")},
     "queries": {"long": ("--rows", "100000000")},
-    "consumer": {"long": ()},
 }
 TAKE_PEERS = ("kernel",)
 # Where something of others is, which a flag of ours and of the subject's says.

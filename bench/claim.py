@@ -115,7 +115,6 @@ def _measured_at(
         present(tables.FEW),
         rates | {CLOSE: at_rate(CONNECTS, closes=True)},
         scale.few_rounds,
-        warm,
     )
     loops = {
         STAY: lambda site: saturated(site.client, 1, closes=False),
@@ -123,7 +122,7 @@ def _measured_at(
     }
     if shutil.which("wrk") is None:
         loops, skipped = {}, skipped | {"wrk": not_installed("wrk")}
-    full = taken(sites, present(tables.SATURATED), loops, scale.few_rounds, warm)
+    full = taken(sites, present(tables.SATURATED), loops, scale.few_rounds)
     times = {
         (name, kind): [in_programs(sites[name], client) for _ in range(scale.few_rounds)]
         for name in present(tables.CLOCKED)
@@ -136,19 +135,25 @@ def _measured_at(
 
 
 def taken(
-    sites: dict[str, Site], names: list[str], clients: dict[str, Client], rounds: int, warm: Client
+    sites: dict[str, Site],
+    names: list[str],
+    clients: dict[str, Client],
+    rounds: int,
+    warm: Client | None = None,
 ) -> Runs:
-    """What every client got at every site, by turns; at first all are only warmed up."""
+    """What every client got at every site, by turns; those that are not *warm* yet are at first."""
     found: Runs = {}
 
     def turn(name: str, kind: str) -> float:
-        client = clients[kind] if (name, kind) in found else warm
-        one = found_at(sites[name], client)
-        found.setdefault((name, kind), []).append(one)
+        if (name, kind) not in found:
+            found[name, kind] = []
+            return found_at(sites[name], warm).cpu_s if warm else 0.0
+        one = found_at(sites[name], clients[kind])
+        found[name, kind].append(one)
         return one.cpu_s
 
     interleave({(n, k): partial(turn, n, k) for k in clients for n in names}, rounds)
-    return {key: runs[1:] for key, runs in found.items()}
+    return found
 
 
 def found_at(site: Site, client: Client) -> Found:

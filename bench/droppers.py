@@ -25,8 +25,9 @@ _MOST_IPTABLES = 1_000
 def live(counts: Sequence[int], rounds: int) -> dict:
     """CPU time a packet takes from all of its receiver, by what drops it there."""
     found: dict[str, dict[int, object]] = {}
+    peers = Peers()
     for count in counts:
-        samples, skipped = dropping(count, rounds)
+        samples, skipped = dropping(peers, count, rounds)
         for name in samples:
             cells = cell(samples[name]) if name == BASE else cell(net(samples, name, BASE))
             found.setdefault(name, {})[count] = cells
@@ -43,8 +44,7 @@ def live(counts: Sequence[int], rounds: int) -> dict:
     return table("A live link: what drops packets of listed sources", columns, rows)
 
 
-def dropping(count: int, rounds: int) -> tuple[Samples, dict[str, str]]:
-    peers = Peers()
+def dropping(peers: Peers, count: int, rounds: int) -> tuple[Samples, dict[str, str]]:
     with (
         namespace(f"hlb{os.getpid()}") as senders,
         ruled(enforced("r", src=listed(count))) as loaded,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hookline adds to a packet's way through the kernel, on a virtual link with real traffic.
 
-    python -m bench.live [--quick]
+    python -m bench.live [--quick | --long]
 
 Small UDP packets as fast as one CPU sends them, and bulk TCP with iperf3, over one veth pair:
 without anything, with an empty program at tcx, and with hookline at tcx, both directions each.
@@ -34,7 +34,6 @@ PACKETS = 100_000
 FLOWS = 64
 IPERF_PORT = 5201
 BARE = "nothing attached"
-IDLE_S = 4.0
 
 
 def measure(scale: Scale) -> list[dict]:
@@ -50,9 +49,9 @@ def measure(scale: Scale) -> list[dict]:
             "hookline at tcx": (loaded.fd("hook_ingress"), loaded.fd("hook_egress")),
         }
         return [
-            small_packets(one, attached, scale.pick(11, 3)),
-            programs_on_live_traffic(one, loaded, peers, scale.pick(7, 2)),
-            bulk(one, attached, scale.pick(3, 2)),
+            small_packets(one, attached, scale.pick(9, 3, 15)),
+            programs_on_live_traffic(one, loaded, peers, scale.pick(5, 2, 9)),
+            bulk(one, attached, scale.pick(3, 2, 7)),
             *asyncio.run(with_kafka(one, scale)),
         ]
 
@@ -150,7 +149,7 @@ async def with_kafka(one: Link, scale: Scale) -> list[dict]:
         async with Kafka(Path(directory)) as kafka:
             return [
                 await asyncio.to_thread(shares, one, kafka.bootstrap, scale),
-                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(5, 2)),
+                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(5, 2, 9)),
             ]
 
 
@@ -161,7 +160,7 @@ def shares(one: Link, kafka: str, scale: Scale) -> dict:
 
 
 def agent_shares(one: Link, kafka: str, scale: Scale) -> list[list[object]]:
-    seconds = scale.pick(int(IDLE_S), 3)
+    seconds = scale.pick(3, 2, 10)
     rows: list[list[object]] = []
     with agent(one.name, kafka) as pid:
         time.sleep(2)

@@ -35,7 +35,7 @@ LEVELS = (
     Level(10, 1, 4),
     Level(100, 1, 5),
     Level(1000, 5, 2, 10),
-    Level(1000, 2, 3, 10),
+    Level(1000, 2, 2, 10),
 )
 LONG = (*LEVELS, Level(10_000, 10, 1, 100))
 QUICK = (Level(10, 1, 3), Level(100, 1, 3))
@@ -60,7 +60,7 @@ async def with_backend(scale: Scale) -> list[dict]:
             costs = await cost_table(
                 backend,
                 scale.pick(3, 2, 9),
-                records=scale.pick(3000, 800, 4000),
+                records=scale.pick(2000, 800, 4000),
                 inserts=1,
             )
             asked = await question_table(backend, scale.pick(5, 2, 11))

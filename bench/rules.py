@@ -53,7 +53,7 @@ def measure(scale: Scale) -> list[dict]:
     ]
     # An agent starts where we are.
     os.sched_setaffinity(0, cpus)
-    return [*tables, changes(scale.pick(10, 3))]
+    return [*tables, changes(scale.pick(6, 3, 30))]
 
 
 @dataclass(frozen=True, slots=True)

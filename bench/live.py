@@ -23,14 +23,14 @@ from agent import libbpf
 from bench.bpf_stats import programs_on_live_traffic
 from bench.collectors import side_by_side
 from bench.link import Link, link
-from bench.processes import agent, cpu_seconds
+from bench.processes import agent, cpu_ns
 from bench.programs import Peers, hooks, know
 from bench.rounds import cell, interleave, ratio, table
 from bench.sink import sink
 from bench.subject import Scale, main
 from hookline.kafka import Kafka
 
-PACKETS = 100_000
+PACKETS, SMALL_PACKETS = 100_000, 50_000
 FLOWS = 64
 IPERF_PORT = 5201
 BARE = "nothing attached"
@@ -87,7 +87,7 @@ def small_packets(one: Link, attached: dict, rounds: int) -> dict:
         sink(one.address) as port,
         one.start("bench.flood", one.address, str(port), str(FLOWS)) as f,
     ):
-        samples = interleave(beside(one, attached, lambda: ask(f, PACKETS)), rounds)
+        samples = interleave(beside(one, attached, lambda: ask(f, SMALL_PACKETS)), rounds)
         f.stdin.close()
     rows = [[name, cell(samples[name]), cell(ratio(samples, name, BARE), 3)] for name in attached]
     return table(
@@ -149,7 +149,7 @@ async def with_kafka(one: Link, scale: Scale) -> list[dict]:
         async with Kafka(Path(directory)) as kafka:
             return [
                 await asyncio.to_thread(shares, one, kafka.bootstrap, scale),
-                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(5, 2, 9)),
+                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(4, 2, 9)),
             ]
 
 
@@ -179,9 +179,9 @@ def agent_shares(one: Link, kafka: str, scale: Scale) -> list[list[object]]:
 
 
 def share(pid: int, work: Callable[[], object]) -> float:
-    cpu, began = cpu_seconds(pid), time.monotonic()
+    cpu, began = cpu_ns(pid), time.monotonic_ns()
     work()
-    return (cpu_seconds(pid) - cpu) / (time.monotonic() - began) * 100
+    return (cpu_ns(pid) - cpu) / (time.monotonic_ns() - began) * 100
 
 
 def rate_of(flood: subprocess.Popen[str], seconds: float) -> float:

@@ -6,7 +6,7 @@
 How long a packet takes to become a row that a query finds, with the options of two profiles; how
 many rows a second go through, and what each process takes for one; how wide a row is on its way.
 Agent, broker, consumer and the embedded ClickHouse run as they do for real, on the same CPUs as
-traffic and questions.  A long run looks for more packets, and has a rate more and rounds of more seconds.
+traffic and questions.  A long run looks for more packets, at more rates, for longer.
 """
 
 import asyncio

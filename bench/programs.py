@@ -101,9 +101,13 @@ def at_once(stack: ExitStack, contexts: Mapping[Name, AbstractContextManager[T]]
     To load the programs is to compile them, mostly, which keeps one CPU busy.
     """
     on_all = partial(os.sched_setaffinity, 0, range(CPUS))
-    with ThreadPoolExecutor(CPUS, initializer=on_all) as threads:
+    threads = ThreadPoolExecutor(CPUS, initializer=on_all)
+    try:
         begun = {name: threads.submit(stack.enter_context, one) for name, one in contexts.items()}
-    return {name: one.result() for name, one in begun.items()}
+        return {name: one.result() for name, one in begun.items()}
+    finally:
+        # Where one fails, or we are interrupted, those that have begun are *stack's* to end.
+        threads.shutdown(cancel_futures=True)
 
 
 def know(plan: Plan, ifindex: int) -> None:

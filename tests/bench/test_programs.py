@@ -13,8 +13,10 @@ ALL = os.sched_getaffinity(0)
 
 @contextmanager
 def loading(ended, name):
-    yield os.sched_getaffinity(0)
-    ended.append(name)
+    try:
+        yield os.sched_getaffinity(0)
+    finally:
+        ended.append(name)
 
 
 @pytest.fixture
@@ -35,3 +37,17 @@ def test_what_is_loaded_at_once_has_all_cpus_and_is_ended_with_the_stack():
         assert not ended
 
     assert sorted(ended) == ["a", "b", "c"]
+
+
+@contextmanager
+def failing():
+    raise OSError
+    yield
+
+
+def test_where_one_fails_those_that_had_begun_are_ended():
+    ended = []
+    with pytest.raises(OSError), ExitStack() as stack:
+        at_once(stack, {"a": loading(ended, "a"), "b": failing(), "c": loading(ended, "c")})
+
+    assert "a" in ended

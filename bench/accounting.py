@@ -14,7 +14,7 @@ from bench.driver import Driver, run
 from bench.features import DEFAULT, FULL, KINDS, NEW_RUN, Load, evicting, loaded
 from bench.frames import FRAMES
 from bench.objects import Program, Wanted, program_of
-from bench.programs import Peers
+from bench.programs import Peers, at_once
 from bench.rounds import Samples, cell, interleave, net, table
 
 FRAME = FRAMES["TCP 1500 B"]
@@ -44,9 +44,12 @@ Named = tuple[str, str]  # what, and xdp or tc
 
 def measure(peers: Peers, wanted: Sequence[Wanted], rounds: int) -> list[dict]:
     with ExitStack() as stack:
-        usual = stack.enter_context(loaded(FULL))
-        wide = stack.enter_context(loaded(FULL, slots_per_cpu=SLOTS_PER_CPU))
-        with_headers = stack.enter_context(loaded(DEFAULT))
+        loads = {
+            "usual": loaded(FULL),
+            "wide": loaded(FULL, slots_per_cpu=SLOTS_PER_CPU),
+            "with headers": loaded(DEFAULT),
+        }
+        usual, wide, with_headers = at_once(stack, loads).values()
         drivers = {kind: Driver(peers, kind) for kind in KINDS}
         programs: dict[Named, dict[str, Callable[[], float]]] = {
             ("empty program", kind): of_nothing(peers.fd(f"empty_{kind}"), drivers[kind])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.link import Link
-from bench.processes import agent, agent_name, consumer, cpu_seconds
+from bench.processes import agent, agent_name, consumer, cpu_ns
 from hookline.kafka import free_port
 
 PROCESSES = ("agent", "broker", "consumer")
@@ -44,9 +44,10 @@ class Chain:
 
     def used(self, work: Callable[[], T]) -> tuple[T, Seconds]:
         """What *work* returns, and the CPU seconds of each process meanwhile."""
-        before = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
+        before = {name: cpu_ns(pid) for name, pid in self.pids.items()}
         found = work()
-        return found, {name: cpu_seconds(pid) - before[name] for name, pid in self.pids.items()}
+        used = {name: (cpu_ns(pid) - before[name]) / 1e9 for name, pid in self.pids.items()}
+        return found, used
 
 
 @contextmanager

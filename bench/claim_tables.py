@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from bench.load import CONNECTIONS, Answers
 from bench.observers import (
     BARE,
+    ENVOY,
+    ENVOY_TWICE,
     EVENTS,
-    LOG,
     NFT,
     OBSERVERS,
     OURS,
@@ -21,9 +22,17 @@ from bench.rounds import Cell, cell, table
 RATE, CONNECTS = 10_000, 2_000
 LADDER = (2_000, 20_000)
 STAY, CLOSE = "stay", "close"
-FEW = (BARE, OURS_TWICE, PROXY, PROXY_TWICE)
-SATURATED = (BARE, OURS_TWICE, EVENTS, NFT, LOG, PROXY, PROXY_TWICE)
+FEW = (BARE, OURS_TWICE, PROXY, PROXY_TWICE, ENVOY_TWICE)
+SATURATED = (BARE, OURS_TWICE, EVENTS, NFT, PROXY, PROXY_TWICE, ENVOY_TWICE)
 CLOCKED = (OURS, OURS_TWICE)
+BESIDE = (
+    (OURS, PROXY),
+    (OURS, PROXY_TWICE),
+    (OURS_TWICE, PROXY_TWICE),
+    (OURS, ENVOY),
+    (OURS, ENVOY_TWICE),
+    (OURS_TWICE, ENVOY_TWICE),
+)
 CLAIMED_RATE = 100_000
 
 
@@ -94,8 +103,8 @@ def at_rate(runs: Runs, skipped: dict[str, str]) -> dict:
 def added(runs: Runs, times: Times) -> dict:
     """What hookline adds, beside what a proxy adds, and how many times that is."""
     rows: list[list[object]] = []
-    # One agent sees every request, and so do two proxies: that is the second pair.
-    for ours, proxy in ((OURS, PROXY), (OURS, PROXY_TWICE), (OURS_TWICE, PROXY_TWICE)):
+    # One agent sees every request, and so do two proxies: such pairs are here too.
+    for ours, proxy in BESIDE:
         agents = [one.observers_ms for one in runs[ours, STAY]]
         programs = times[ours, STAY]
         of_parts = cell(agents, 1)["median"] + cell(programs, 1)["median"]
@@ -142,7 +151,7 @@ def by_rate(at_10k: Runs, ladder: Runs) -> dict:
             cell([p99(one) for one in runs[name, kind]], 2) for runs, kind in map(runs_at, rates)
         ]
         rows.append([name, *found])
-    for proxy in present(ladder, (PROXY, PROXY_TWICE)):
+    for proxy in present(ladder, (PROXY, PROXY_TWICE, ENVOY_TWICE)):
         ratios = [
             cell(against(runs, proxy, OURS_TWICE, kind, p99), 1)
             for runs, kind in map(runs_at, rates)

@@ -26,7 +26,7 @@ from bench.sink import sink
 BARE = "nothing"
 FLOWS = 64
 PACKETS, RATE = 25_000, 100_000  # each way, and how many a second
-_SETTLE_S = 5.0  # until all have started for good, and have sent their first reports
+_SETTLE_S = 3.0  # until all have started for good, and have sent their first reports
 _IDLE_S = 3.0
 _OWN = "hookline"
 _PMACCT = """\

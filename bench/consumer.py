@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the consumer beside ClickHouse's own Kafka engine, on the same rows and machine.
 
-    python -m bench.consumer [--quick] [--kafka-engine DIRECTORY]
+    python -m bench.consumer [--quick | --long] [--kafka-engine DIRECTORY]
 
 Topics are filled first, one for each way to read; each run then reads all of one with a new group
 into a new database.  Time runs from the assignment of partitions to the last commit, for the peer
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from bench.link import ROOT
 from bench.processes import cpu_seconds
 from bench.rounds import Samples, cell, ratio, table
 from bench.rowwise import FORMATS
+from bench.subject import Scale, add_sizes
 from hookline.kafka import Kafka
 from schemas import wire
 from schemas.clickhouse import create_table
@@ -42,7 +43,6 @@ from schemas.rollup_sql import create_rollup, create_view
 
 ROWS, QUICK_ROWS = 800_000, 400_000
 ROWS_PER_RECORD = 10_000
-ROUNDS, QUICK_ROUNDS = 3, 2
 DISTINCT = 20
 POLL_S = 0.05
 DEADLINE_S = 300.0
@@ -76,41 +76,43 @@ PEERS = (
     Peer("Native", 200_000),
     Peer("Native", 200_000, OURS),
     Peer("MsgPack", 200_000, part=2),
-    Peer("JSONEachRow", 200_000, part=4),
 )
+# The slowest of all is no news: only a long run has it.
+LONG_PEERS = (*PEERS, Peer("JSONEachRow", 200_000, part=4))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.consumer", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
+    add_sizes(parser)
     parser.add_argument("--kafka-engine", metavar="DIRECTORY", help="measure the peer with this")
     arguments = parser.parse_args()
-    rows = QUICK_ROWS if arguments.quick else ROWS
-    rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
-    print(json.dumps({"tables": asyncio.run(measure(rows, rounds, arguments.kafka_engine))}))
+    scale = Scale(arguments.size)
+    print(json.dumps({"tables": asyncio.run(measure(scale, arguments.kafka_engine))}))
 
 
-async def measure(rows: int, rounds: int, library: str | None) -> list[dict]:
+async def measure(scale: Scale, library: str | None) -> list[dict]:
+    rows, rounds = scale.pick(ROWS, QUICK_ROWS), scale.pick(3, 2, 7)
+    peers = (LONG_PEERS if scale.is_long else PEERS) if library else ()
     with tempfile.TemporaryDirectory(prefix="hookline-bench-") as directory:
         scratch = Path(directory)
         async with Kafka(scratch / "kafka") as kafka:
-            await fill(kafka.bootstrap, rows, library)
+            await fill(kafka.bootstrap, rows, peers)
             variants = {
                 name: lambda at, flags=flags: run_consumer(kafka.bootstrap, at, rows, *flags)
                 for name, flags in ((OURS, ()), (OURS_ROWS_ALONE, ("--rollups", "no")))
             }
-            for peer in PEERS if library else ():
+            for peer in peers:
                 variants[peer.name] = lambda at, peer=peer: run_peer(
                     kafka.bootstrap, at, rows // peer.part, str(library), peer
                 )
             seconds, cpu = await asyncio.to_thread(run_rounds, variants, rounds, scratch)
-    return [tabled(rows, seconds, cpu)]
+    return [tabled(rows, peers, seconds, cpu)]
 
 
-def tabled(rows: int, seconds: Samples, cpu: Samples) -> dict:
+def tabled(rows: int, peers: Sequence[Peer], seconds: Samples, cpu: Samples) -> dict:
     """Each in rates and CPU, and the engine as a multiple of what of ours does the same."""
-    parts = {peer.name: peer.part for peer in PEERS}
+    parts = {peer.name: peer.part for peer in peers}
     rates = {
         name: [rows / parts.get(name, 1) / one for one in found] for name, found in seconds.items()
     }
@@ -130,21 +132,20 @@ def tabled(rows: int, seconds: Samples, cpu: Samples) -> dict:
             cell(ratio(rates, peer.beside, peer.name), 2),
             cell(ratio(cpu_us, peer.name, peer.beside), 2),
         ]
-        for peer in PEERS
-        if peer.name in rates
+        for peer in peers
     ]
     columns = [
         *("reader", "rows a second", "CPU us a row"),
         *("the consumer is faster by", "and takes less CPU by"),
     ]
     note = "A peer stands beside the consumer that does the same, with rollups or without."
-    if not any(peer.name in rates for peer in PEERS):
+    if not peers:
         note = "Without --kafka-engine there is no peer."
     title = f"{rows:,} rows from Kafka into ClickHouse, records of {ROWS_PER_RECORD:,}"
     return table(title, columns, shown, note)
 
 
-async def fill(kafka: str, rows: int, library: str | None) -> None:
+async def fill(kafka: str, rows: int, peers: Sequence[Peer]) -> None:
     """Fill a topic for each way to read."""
     some = batches(DISTINCT, ROWS_PER_RECORD)
     count = rows // ROWS_PER_RECORD
@@ -154,8 +155,7 @@ async def fill(kafka: str, rows: int, library: str | None) -> None:
         FLOW.topic,
         (wire.encode(replace(some[at % DISTINCT], seq=at)) for at in range(count)),
     )
-    parts = {peer.form: peer.part for peer in PEERS} if library else {}
-    for form, part in parts.items():
+    for form, part in {peer.form: peer.part for peer in peers}.items():
         # The peer does not care.
         payloads = list(map(FORMATS[form], some))
         numbers = range(count // part)

@@ -15,7 +15,7 @@ from agent.buffers import take
 from agent.ring import RingBuffer
 from bench.driver import Driver, run
 from bench.frames import FRAMES
-from bench.programs import Hooks, Peers, hooks
+from bench.programs import Hooks, Peers, at_once, hooks
 from bench.rounds import Samples, cell, interleave, net, table
 from bench.ruled import enforced, put
 from bench.shapes import SHAPES, TUNNELS
@@ -125,7 +125,7 @@ def loaded(feature: Feature, **sizes: int) -> Iterator[Load]:
 
 def tables(peers: Peers, shape_rounds: int, flow_rounds: int) -> list[dict]:
     with ExitStack() as stack:
-        loads = {name: stack.enter_context(loaded(one)) for name, one in FEATURES.items()}
+        loads = at_once(stack, {name: loaded(one) for name, one in FEATURES.items()})
         return [
             existing_flow(peers, loads, shape_rounds),
             not_plain(peers, loads, shape_rounds),

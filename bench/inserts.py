@@ -35,7 +35,7 @@ def by_rows(scale: Scale) -> dict:
         migrate(sink, RECORDS, retention_days=RETENTION_DAYS, failures=SinkError)
         elapsed: dict[int, list[float]] = {rows: [] for rows in ROWS}
         variants = {rows: _insert(sink, rows, elapsed[rows]) for rows in ROWS}
-        cpu = interleave(variants, scale.pick(21, 3))
+        cpu = interleave(variants, scale.pick(11, 3, 31))
         sink.close()
     return table(
         "An insert of flows",

@@ -11,6 +11,7 @@ test, for working sets and new flows; those times are net of the driver in front
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from bench import accounting, features
 from bench.driver import run
 from bench.frames import FRAMES
 from bench.objects import Wanted
-from bench.programs import Peers, hooks, instructions_verified
+from bench.programs import Peers, at_once, hooks, instructions_verified
 from bench.rounds import cell, interleave, net, table
 from bench.subject import Scale, main
 from schemas.dtype import dtype_from_layout
@@ -47,7 +48,7 @@ def measure(scale: Scale) -> list[dict]:
     return [
         *accounting.measure(peers, wanted, scale.pick(7, 3)),
         *features.tables(peers, scale.pick(5, 3), scale.pick(5, 2)),
-        events(peers, scale.pick(21, 7)),
+        events(peers, scale.pick(15, 7)),
         verified(),
     ]
 
@@ -86,11 +87,15 @@ def drained(ring: RingBuffer, measured: Callable[[], float]) -> Callable[[], flo
 
 def verified() -> dict:
     """What the verifier walks through, of one million instructions that it allows."""
-    rows = []
-    for text, (one_in, first) in SAMPLING.items():
-        with hooks(sample_one_in=one_in, sample_first=first) as loaded:
-            counts = [instructions_verified(loaded.fd(name)) for name in HOOKS]
-            rows.append([f"hookline{text}", *counts])
+    with ExitStack() as stack:
+        loads = {
+            text: hooks(sample_one_in=one_in, sample_first=first)
+            for text, (one_in, first) in SAMPLING.items()
+        }
+        rows = [
+            [f"hookline{text}", *(instructions_verified(loaded.fd(name)) for name in HOOKS)]
+            for text, loaded in at_once(stack, loads).items()
+        ]
     return table("Instructions the verifier walked through", ["", *HOOKS], rows)
 
 

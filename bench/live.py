@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hookline adds to a packet's way through the kernel, on a virtual link with real traffic.
 
-    python -m bench.live [--quick]
+    python -m bench.live [--quick | --long]
 
 Small UDP packets as fast as one CPU sends them, and bulk TCP with iperf3, over one veth pair:
 without anything, with an empty program at tcx, and with hookline at tcx, both directions each.
@@ -23,18 +23,17 @@ from agent import libbpf
 from bench.bpf_stats import programs_on_live_traffic
 from bench.collectors import side_by_side
 from bench.link import Link, link
-from bench.processes import agent, cpu_seconds
+from bench.processes import agent, cpu_ns
 from bench.programs import Peers, hooks, know
 from bench.rounds import cell, interleave, ratio, table
 from bench.sink import sink
 from bench.subject import Scale, main
 from hookline.kafka import Kafka
 
-PACKETS = 100_000
+PACKETS, SMALL_PACKETS = 100_000, 50_000
 FLOWS = 64
 IPERF_PORT = 5201
 BARE = "nothing attached"
-IDLE_S = 4.0
 
 
 def measure(scale: Scale) -> list[dict]:
@@ -50,9 +49,9 @@ def measure(scale: Scale) -> list[dict]:
             "hookline at tcx": (loaded.fd("hook_ingress"), loaded.fd("hook_egress")),
         }
         return [
-            small_packets(one, attached, scale.pick(11, 3)),
-            programs_on_live_traffic(one, loaded, peers, scale.pick(7, 2)),
-            bulk(one, attached, scale.pick(3, 2)),
+            small_packets(one, attached, scale.pick(9, 3, 15)),
+            programs_on_live_traffic(one, loaded, peers, scale.pick(5, 2, 9)),
+            bulk(one, attached, scale.pick(3, 2, 7)),
             *asyncio.run(with_kafka(one, scale)),
         ]
 
@@ -88,7 +87,7 @@ def small_packets(one: Link, attached: dict, rounds: int) -> dict:
         sink(one.address) as port,
         one.start("bench.flood", one.address, str(port), str(FLOWS)) as f,
     ):
-        samples = interleave(beside(one, attached, lambda: ask(f, PACKETS)), rounds)
+        samples = interleave(beside(one, attached, lambda: ask(f, SMALL_PACKETS)), rounds)
         f.stdin.close()
     rows = [[name, cell(samples[name]), cell(ratio(samples, name, BARE), 3)] for name in attached]
     return table(
@@ -150,7 +149,7 @@ async def with_kafka(one: Link, scale: Scale) -> list[dict]:
         async with Kafka(Path(directory)) as kafka:
             return [
                 await asyncio.to_thread(shares, one, kafka.bootstrap, scale),
-                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(5, 2)),
+                await asyncio.to_thread(side_by_side, kafka.bootstrap, scale.pick(4, 2, 9)),
             ]
 
 
@@ -161,7 +160,7 @@ def shares(one: Link, kafka: str, scale: Scale) -> dict:
 
 
 def agent_shares(one: Link, kafka: str, scale: Scale) -> list[list[object]]:
-    seconds = scale.pick(int(IDLE_S), 3)
+    seconds = scale.pick(3, 2, 10)
     rows: list[list[object]] = []
     with agent(one.name, kafka) as pid:
         time.sleep(2)
@@ -180,9 +179,9 @@ def agent_shares(one: Link, kafka: str, scale: Scale) -> list[list[object]]:
 
 
 def share(pid: int, work: Callable[[], object]) -> float:
-    cpu, began = cpu_seconds(pid), time.monotonic()
+    cpu, began = cpu_ns(pid), time.monotonic_ns()
     work()
-    return (cpu_seconds(pid) - cpu) / (time.monotonic() - began) * 100
+    return (cpu_ns(pid) - cpu) / (time.monotonic_ns() - began) * 100
 
 
 def rate_of(flood: subprocess.Popen[str], seconds: float) -> float:

@@ -23,7 +23,7 @@ from hookline.kafka import Kafka
 
 SETTLE_S = 5.0
 READINGS = 240
-SOAK_S, QUICK_S, LONG_S = 15, 10, 3600
+SOAK_S, QUICK_S, LONG_S = 10, 5, 3600
 # Before that caches still settle, and a slope an hour would be of nothing.
 TELLS_GROWTH_S = 600
 

@@ -15,13 +15,11 @@ from pathlib import Path
 from agent.plan import remove_all, root_of
 from bench.processes import agent, started
 from bench.ruled import enforced
-from bench.sites import PORT, SERVER_ADDRESS, Node, Site, listens
+from bench.sidecars import envoy, haproxy, on_both, on_server
+from bench.sites import PORT, Node, Site
 from hookline.drop.orders import change
 from schemas.rules.limit import Limit
 
-PROXY_PORT = 15001
-# A user who has nothing else here: what it sends is the proxy's own and goes out as it is.
-PROXY_USER = 65534
 NFLOG_GROUP = 5
 _LOG_ALL = Path("/proc/sys/net/netfilter/nf_log_all_netns")
 # None of them matches what is measured; the packets of all of it are compared with them.
@@ -31,22 +29,6 @@ _RULES = (
     enforced("calm", "udp dst port 53", action="limit", limit=Limit.parse("100/s per source")),
 )
 
-# As light as a proxy for HTTP can be set up: it looks at headers, logs nothing and asks nobody.
-_HAPROXY = """
-global
-  nbthread 1
-  uid {user}
-  maxconn 4096
-defaults
-  mode http
-  http-reuse always
-  timeout connect 10s
-  timeout client 1h
-  timeout server 1h
-listen sidecar
-  bind :{port}
-  server web {address}:{web} pool-max-conn 1024
-"""
 _NFT = """
 table inet hlb {{
   set flows {{
@@ -72,11 +54,12 @@ class Observer:
     begin: Callable[[Site, Path, str], AbstractContextManager[None]]
     programs: tuple[str, ...] = ()
     package: str = ""
+    why: str = ""  # what is said instead where no package has it
 
     def why_not(self) -> str:
         """Why it cannot be measured here; empty where it can."""
         missing = [name for name in self.programs if shutil.which(name) is None]
-        return not_installed(self.package) if missing else ""
+        return (self.why or not_installed(self.package)) if missing else ""
 
 
 def not_installed(*packages: str) -> str:
@@ -175,46 +158,13 @@ def _counted(site: Site, _folder: Path, _kafka: str) -> Iterator[None]:
     yield
 
 
-@contextmanager
-def _proxied(site: Site, folder: Path, _kafka: str) -> Iterator[None]:
-    with _sidecar(site.server, folder, "127.0.0.1"):
-        site.server.run(*_redirect("PREROUTING"))
-        yield
-
-
-@contextmanager
-def _proxied_twice(site: Site, folder: Path, kafka: str) -> Iterator[None]:
-    with _proxied(site, folder, kafka), _sidecar(site.client, folder, SERVER_ADDRESS):
-        site.client.run(*_redirect("OUTPUT", "-m", "owner", "!", "--uid-owner", str(PROXY_USER)))
-        yield
-
-
-def _redirect(chain: str, *others: str) -> tuple[str, ...]:
-    match = ("-p", "tcp", "--dport", str(PORT), *others)
-    return (
-        *("iptables", "-t", "nat", "-A", chain, *match),
-        *("-j", "REDIRECT", "--to-ports", str(PROXY_PORT)),
-    )
-
-
-@contextmanager
-def _sidecar(node: Node, folder: Path, address: str) -> Iterator[None]:
-    text = _HAPROXY.format(user=PROXY_USER, port=PROXY_PORT, address=address, web=PORT)
-    config = folder / f"{node.namespace}.cfg"
-    config.write_text(text)
-    # Connections that have ended are not to fill the table that REDIRECT brings along.
-    node.run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1")
-    with node.running("haproxy", "-db", "-f", str(config)) as process:
-        listens(node, PROXY_PORT, process)
-        yield
-
-
 BARE, AGAIN = "bare", "bare, once more"
 OURS, OURS_TWICE = "hookline", "hookline on both nodes"
 WITHOUT_RULES = "hookline, without rules"
 EVENTS, LOG = "an event and a callback for each packet", "iptables LOG"
 NFT = "nftables, a counter for each flow"
 PROXY, PROXY_TWICE = "haproxy on the server's node", "haproxy on both nodes"
+ENVOY, ENVOY_TWICE = "Envoy on the server's node", "Envoy on both nodes"
 
 _IPTABLES = ("iptables",)
 OBSERVERS = {
@@ -229,6 +179,9 @@ OBSERVERS = {
     NFT: Observer(_counted, ("nft",), "nftables"),
     "iptables NFLOG, and tcpdump": Observer(_nflogged, (*_IPTABLES, "tcpdump"), "iptables tcpdump"),
     LOG: Observer(_logged, _IPTABLES, "iptables"),
-    PROXY: Observer(_proxied, (*_IPTABLES, "haproxy"), "iptables haproxy"),
-    PROXY_TWICE: Observer(_proxied_twice, (*_IPTABLES, "haproxy"), "iptables haproxy"),
+    PROXY: Observer(on_server(haproxy), (*_IPTABLES, "haproxy"), "iptables haproxy"),
+    PROXY_TWICE: Observer(on_both(haproxy), (*_IPTABLES, "haproxy"), "iptables haproxy"),
+    # Debian has none.
+    ENVOY: Observer(on_server(envoy), (*_IPTABLES, "envoy"), why="not here: see --envoy"),
+    ENVOY_TWICE: Observer(on_both(envoy), (*_IPTABLES, "envoy"), why="not here: see --envoy"),
 }

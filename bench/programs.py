@@ -8,12 +8,14 @@ loopback interface, and says how long a run took.
 import asyncio
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from socket import htons
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +31,9 @@ LOOPBACK = 1
 INGRESS_POINT, EGRESS_POINT = 1, 2
 CPUS = os.cpu_count() or 1
 _HERE = Path(__file__).parent
+
+Name = TypeVar("Name")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -88,6 +93,21 @@ def hooks(**options: Any) -> Iterator[Hooks]:
             os.close(fd)
     finally:
         remove_all(plan.pins.root)
+
+
+def at_once(stack: ExitStack, contexts: Mapping[Name, AbstractContextManager[T]]) -> dict[Name, T]:
+    """What each of *contexts* gives; they are entered on all CPUs, wherever this thread is kept.
+
+    To load the programs is to compile them, mostly, which keeps one CPU busy.
+    """
+    on_all = partial(os.sched_setaffinity, 0, range(CPUS))
+    threads = ThreadPoolExecutor(CPUS, initializer=on_all)
+    try:
+        begun = {name: threads.submit(stack.enter_context, one) for name, one in contexts.items()}
+        return {name: one.result() for name, one in begun.items()}
+    finally:
+        # Where one fails, or we are interrupted, those that have begun are *stack's* to end.
+        threads.shutdown(cancel_futures=True)
 
 
 def know(plan: Plan, ifindex: int) -> None:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from ipaddress import IPv4Network
 
 import numpy as np
@@ -28,6 +28,7 @@ BETWEEN = 256
 LEAP = 61_643
 
 
+@cache
 def listed(count: int, bits: int = 24) -> tuple[IPv4Network, ...]:
     """A list of *count* prefixes."""
     return tuple(IPv4Network((FIRST + number * DISTANCE, bits)) for number in range(count))

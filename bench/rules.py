@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What rules cost a packet, by their number, and beside other programs that drop packets.
 
-    python -m bench.rules [--quick]
+    python -m bench.rules [--quick | --long]
 
 Times of programs come from the kernel's own test run and are net of an empty one of the same type in
 the same round.  Sources of a list are spread over it by a program that changes the address before
@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from bench.driver import Driver, run
 from bench.droppers import live
 from bench.ends import an_end, namespace
 from bench.frames import FRAMES
-from bench.programs import Peers
+from bench.programs import Peers, at_once
 from bench.rounds import Samples, cell, interleave, net, table
 from bench.ruled import BETWEEN, DISTANCE, FIRST, LEAP, enforced, listed, ruled
 from bench.subject import Scale, main
@@ -45,14 +46,14 @@ def measure(scale: Scale) -> list[dict]:
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cpus)})
     tables = [
-        one_packet(scale.pick(11, 5)),
-        spread(scale.pick(7, 3)),
-        singles(scale.pick(9, 3)),
-        live(COUNTS, scale.pick(7, 3)),
+        one_packet(scale.pick(9, 5, 15)),
+        spread(scale.pick(7, 3, 11)),
+        singles(scale.pick(7, 3, 11)),
+        live(COUNTS, scale.pick(5, 3, 9)),
     ]
     # An agent starts where we are.
     os.sched_setaffinity(0, cpus)
-    return [*tables, changes(scale.pick(10, 3))]
+    return [*tables, changes(scale.pick(6, 3, 30))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,8 @@ def one_packet(rounds: int) -> dict:
                 variants[title, kind] = run(peers.fd(f"trie_{kind}"), frames[title])
         for kind in HOOKS:
             variants["toy dropper of ICMP, dropped", kind] = run(peers.fd(f"toy_{kind}"), ICMP)
-        put = {}
+        put = at_once(stack, {case.rules: ruled(*case.rules) for case in cases()})
         for case in cases():
-            if case.rules not in put:
-                put[case.rules] = stack.enter_context(ruled(*case.rules))
             title = f"hookline, {case.title}{', dropped' * case.is_dropped}"
             frames[title] = case.frame
             for kind, hook in HOOKS.items():
@@ -171,9 +170,9 @@ def spread(rounds: int) -> dict:
     """Sources all over lists of prefixes."""
     variants: dict[object, Callable[[], float]] = {}
     with ExitStack() as stack:
-        without = stack.enter_context(ruled())
-        for count in COUNTS:
-            loaded = stack.enter_context(ruled(enforced("r", src=listed(count))))
+        loads = {count: ruled(enforced("r", src=listed(count))) for count in COUNTS}
+        without, *of_counts = at_once(stack, {0: ruled(), **loads}).values()
+        for count, loaded in zip(COUNTS, of_counts, strict=True):
             peers = with_trie(count, BITS)
             for kind, hook in HOOKS.items():
                 fds = {
@@ -213,13 +212,15 @@ def singles(rounds: int) -> dict:
     if reason := why_not():
         return table(title, columns, [[reason, *[""] * len(SINGLE_COUNTS)]])
     with ExitStack() as stack:
-        without = stack.enter_context(ruled())
+        loads = {
+            count: ruled(enforced("r", src=listed(count, SINGLE_BITS))) for count in SINGLE_COUNTS
+        }
+        without, *of_counts = at_once(stack, {0: ruled(), **loads}).values()
         sender = stack.enter_context(namespace(f"hlb{os.getpid()}"))
         end = stack.enter_context(an_end(sender, 0))
         # It has one set of maps on a machine: the longest list is in each column.
         other = stack.enter_context(xdp_filter(end, MOST))
-        for count in SINGLE_COUNTS:
-            loaded = stack.enter_context(ruled(enforced("r", src=listed(count, SINGLE_BITS))))
+        for count, loaded in zip(SINGLE_COUNTS, of_counts, strict=True):
             peers = with_trie(count, SINGLE_BITS)
             fds = {
                 "empty": peers.fd("empty_xdp"),
@@ -281,6 +282,7 @@ def stream(peers: Peers, kind: str, fd: int, count: int, beside: int = 0) -> Cal
     return driver.across(fd, first=first, flows=count, distance=DISTANCE, leap=leap)
 
 
+@cache
 def with_trie(count: int, bits: int) -> Peers:
     """The programs to compare with, whose trie holds a list."""
     peers = Peers(prefixes=count)

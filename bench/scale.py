@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many nodes at once: what the parts behind the agents carry on this machine, and at which cost.
 
-    python -m bench.scale [--quick]
+    python -m bench.scale [--quick | --long]
 
 Nodes of bench/nodes.py publish as agents do, through one broker, to three consumers that store in
 one ClickHouse.  A level is a number of nodes and their interval; each begins when all that was
 before is stored.  What is stored is compared with what each run has made, batch by batch.  Then a
 consumer is killed and started again while nodes go on.  Costs of a record, a row and an insert come
-from bench/costs.py, on the same parts.
+from bench/costs.py, on the same parts.  Only a long run has the levels that take minutes.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ LEVELS = (
     Level(10, 1, 4),
     Level(100, 1, 5),
     Level(1000, 5, 2, 10),
-    Level(1000, 2, 4, 10),
-    Level(10_000, 10, 1, 100),
+    Level(1000, 2, 2, 10),
 )
+LONG = (*LEVELS, Level(10_000, 10, 1, 100))
 QUICK = (Level(10, 1, 3), Level(100, 1, 3))
 KILLED = Level(100, 1, 18)
 _KILL_AFTER_S = 2.0
@@ -54,15 +54,16 @@ async def with_backend(scale: Scale) -> list[dict]:
         async with a_backend(
             Path(directory), partitions=PARTITIONS, consumers=CONSUMERS
         ) as backend:
-            found = [await level(backend, one) for one in (QUICK if scale.is_quick else LEVELS)]
+            levels = {"quick": QUICK, "usual": LEVELS, "long": LONG}[scale.size]
+            found = [await level(backend, one) for one in levels]
             moved = await killed(backend)
             costs = await cost_table(
                 backend,
-                scale.pick(3, 2),
-                records=scale.pick(4000, 800),
+                scale.pick(3, 2, 9),
+                records=scale.pick(2000, 800, 4000),
                 inserts=1,
             )
-            asked = await question_table(backend, scale.pick(5, 2))
+            asked = await question_table(backend, scale.pick(5, 2, 11))
             disk = disk_table(backend)
     works, parts, memory = zip(*found, strict=True)
     return [

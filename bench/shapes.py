@@ -44,7 +44,7 @@ TUNNELS = {
 def measure(scale: Scale) -> list[dict]:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     peers = Peers()
-    rounds = scale.pick(15, 5, 31)
+    rounds = scale.pick(9, 5, 31)
     with (
         hooks(tunnels="inner") as inner,
         hooks(tunnels="outer") as outer,

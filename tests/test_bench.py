@@ -4,6 +4,7 @@
 import json
 import sys
 import xml.etree.ElementTree as ET
+from argparse import Namespace
 
 import pytest
 
@@ -96,6 +97,17 @@ def test_a_subject_that_fails_loses_neither_the_others_nor_what_it_found_before(
     assert "bench: rules failed with 3; what it said is above" in said
     assert "bench: ring printed no JSON object but 'no\\n'" in said
     assert f"kernel took 0 of {runner.SUBJECTS['kernel']} s" in said
+
+
+def test_a_run_says_at_its_end_which_subject_took_longer_than_it_may(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(runner, "SUBJECTS", {"kernel": 100, "ring": 0})
+    monkeypatch.setattr(runner, "run", lambda *_: {})
+
+    runner.run_all(Namespace(subjects=[], size="usual"), tmp_path / "results.json", {})
+
+    *_, whole, late, _ = capfd.readouterr().err.splitlines()
+    assert whole == "bench: all took 0 of 100 s"
+    assert late == "bench: too long: ring took 0 of 0 s"
 
 
 def test_a_subject_that_hangs_is_ended():

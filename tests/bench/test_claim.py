@@ -179,6 +179,11 @@ def test_a_peer_that_is_missing_is_said_to_be():
     assert list(rows) == list(OBSERVERS)
 
 
+def test_a_file_that_is_no_envoy_is_refused_in_one_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"^bench: --envoy .*/proxy: there is no program"):
+        claim.put_in_path(tmp_path / "proxy")
+
+
 def test_without_a_web_server_nothing_is_measured_and_the_remedy_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
 

@@ -13,9 +13,8 @@
  */
 #pragma once
 
+#include "addresses.bpf.h"
 #include "book.bpf.h"
-#include "names.bpf.h"
-#include "rules.bpf.h"
 
 /* All that is read of a packet; what is shorter goes the other way. */
 #define KNOWN_BYTES                                                                                \

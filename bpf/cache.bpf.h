@@ -308,10 +308,20 @@ static __always_inline struct place place_in(struct flow_set *set, u32 number,
 	return (struct place){};
 }
 
+/* The first empty slot of a set. */
+static __always_inline struct place empty_in(struct flow_set *set, u32 number)
+{
+#pragma unroll
+	for (int way = 0; way < WAYS; way++)
+		if (!is_taken(&set->slots[way]))
+			return (struct place){&set->slots[way], number * WAYS + way, true};
+	return (struct place){};
+}
+
 /*
- * Of the flows in a set and one that was found before the one that was silent for longest: for how
- * long, and behind that its slot.  A difference decides, for of a branch the verifier would walk
- * both sides at each slot.
+ * Which flow was silent for longest, of a set and the one that was found before: for how long, and behind
+ * that the number of its slot.  A difference decides, for of a branch the verifier would walk both
+ * sides at each slot.
  */
 static __always_inline u64 most_silent(const struct flow_set *set, u32 number, u64 now, u64 found)
 {

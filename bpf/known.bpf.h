@@ -36,26 +36,27 @@ static __always_inline u32 ipv4_of(const u64 *mapped)
 }
 
 /*
- * Where a set has the flow with these, or room for it; *key_word* is that of ports and lane.  The lane
- * says that all else of the addresses is the same, and is never that of an empty slot.
+ * The slot of a set that has the flow, looked for until one is empty.  The lane says that all else of the
+ * addresses is the same, and is never that of an empty slot.
  */
-static __always_inline struct place place_of_ipv4(struct flow_set *set, u32 number, u64 src,
-						  u64 dst, u64 key_word, u64 protocol)
+static __always_inline struct flow_slot *
+slot_of_ipv4(struct flow_set *set, const struct ipv4_header *ip, const struct flow_key *key)
 {
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		struct flow_slot *slot = &set->slots[way];
 
-		if (ipv4_of(slot->src_addr) == src && *ports_and_lane(slot) == key_word &&
-		    ipv4_of(slot->dst_addr) == dst && slot->protocol == protocol)
-			return (struct place){slot, number * WAYS + way, false};
+		if (ipv4_of(slot->src_addr) == ip->src_addr &&
+		    *ports_and_lane(slot) == key_ports_and_lane(key) &&
+		    ipv4_of(slot->dst_addr) == ip->dst_addr && slot->protocol == key->protocol)
+			return slot;
 		if (!is_taken(slot))
-			return (struct place){slot, number * WAYS + way, true};
+			break;
 	}
-	return (struct place){};
+	return NULL;
 }
 
-/* Gives a slot to the flow whose first packet this is. */
+/* Counts the first packet of a flow in the slot that it is given. */
 static __always_inline void begin_known(void *ctx, const bool is_xdp, struct hook_totals *books,
 					const struct place *place, const struct ipv4_header *ip,
 					struct packet *packet, u64 now)
@@ -84,8 +85,9 @@ static __always_inline bool count_known(void *ctx, const bool is_xdp, const stru
 	struct flow_key *key = &packet.key;
 	struct flow_set *set, *other;
 	u32 number, other_number;
+	struct flow_slot *slot;
 	struct place place;
-	u64 hash, now;
+	u64 hash;
 
 	if (frame->link_bytes != sizeof(*ethernet) || cursor->pos + KNOWN_BYTES > cursor->end ||
 	    ethernet->ethertype_be != BE16(ETH_P_IP) || ip->version_ihl != IPV4_WITHOUT_OPTIONS ||
@@ -108,28 +110,32 @@ static __always_inline bool count_known(void *ctx, const bool is_xdp, const stru
 	set = flow_slots.lookup(&number);
 	if (!set)
 		return false;
-	place = place_of_ipv4(set, number, ip->src_addr, ip->dst_addr, key_ports_and_lane(key),
-			      key->protocol);
-	now = bpf_jiffies64();
-	if (!place.slot) {
-		other_number = other_set_number(number, hash);
-		other = flow_slots.lookup(&other_number);
-		if (!other)
-			return false;
-		place = place_of_ipv4(other, other_number, ip->src_addr, ip->dst_addr,
-				      key_ports_and_lane(key), key->protocol);
-		if (!place.slot)
-			place = make_room(ctx, set, number, other, other_number, cpu, now);
+	slot = slot_of_ipv4(set, ip, key);
+	if (!slot) {
+		/* Looks twice at slots that are at hand: packets of known flows do not pay for this. */
+		place = empty_in(set, number);
+		if (!place.slot) {
+			other_number = other_set_number(number, hash);
+			other = flow_slots.lookup(&other_number);
+			if (!other)
+				return false;
+			slot = slot_of_ipv4(other, ip, key);
+			if (!slot)
+				place = empty_in(other, other_number);
+			if (!slot && !place.slot)
+				place = make_room(ctx, set, number, other, other_number, cpu,
+						  bpf_jiffies64());
+		}
 	}
-	if (place.has_room) {
-		begin_known(ctx, is_xdp, books, &place, ip, &packet, now);
-	} else {
-		if (is_of_before(place.slot))
+	if (slot) {
+		if (is_of_before(slot))
 			return false;
-		go_on(place.slot, &packet);
-		add(place.slot, &packet, now);
+		go_on(slot, &packet);
+		add(slot, &packet, bpf_jiffies64());
 		if (SAMPLE_ONE_IN)
 			books->sample_countdown--;
+	} else {
+		begin_known(ctx, is_xdp, books, &place, ip, &packet, bpf_jiffies64());
 	}
 	books->seen_packets++;
 	books->seen_bytes += bytes;

@@ -3,7 +3,7 @@
 
 Instructions and calls are counted, and are the same everywhere.  Times are multiples of parsing the
 same packet (python -m tests.bpf.costs 10).  On two CPUs with two other busy processes an existing flow
-took 1.08 to 1.35 times that, one of 64,000 flows 3.0 to 4.4 times, a new one 3.8 to 5.1 times; with
+took 1.08 to 1.35 times that, one of 64,000 flows 3.0 to 4.4 times, a new one 2.9 to 5.6 times; with
 one bpf_ktime_get_ns() more an existing flow took 1.87 to 2.05 times.  Each bound is beyond what was
 seen, and those of existing flows are below what they take with that.
 """

@@ -63,7 +63,7 @@ class Source:
         return [*wanted, *self.jumbo_programs]
 
 
-# Those that agents write and read (agent/rules); all of bpf/rules.bpf.h is in no other.
+# Those that agents write and read (agent/rules); no other source has any of them.
 RULE_MAPS = (
     "rule_control",
     "rule_sets",

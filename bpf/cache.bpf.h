@@ -4,8 +4,13 @@
  *
  * Each CPU owns a part of one array of sets, each of WAYS slots of one cache line.  The set is chosen
  * by a keyed hash; a slot with the same identity is updated in place.  A flow that finds no slot takes
- * an empty one, or evicts the flow of its set that was silent for longest.  That flow goes through
- * the ring buffer; where that is full its counts go to the hook point's overflow totals.
+ * an empty one; where its set is full, one of a second set; and where both are, it evicts the flow of
+ * the two that was silent for longest.  That flow goes through the ring buffer; where that is full its
+ * counts go to the hook point's overflow totals.
+ *
+ * Slots of a set are taken in order, and the second set only where the first is full: so nobody looks
+ * behind an empty slot.  A replay alone empties slots, between two intervals; a flow whose slot is
+ * behind one begins anew there, which no row tells.
  *
  * The agent maps the arrays and reads them while we write; see agent/flowcache.py.  A slot's
  * generation is odd while its identity changes.  Only the owning CPU writes to a slot, and XDP
@@ -18,6 +23,9 @@
 #include "seed.h"
 
 #define LONGEST_BYTES 0xffff
+
+/* Enough for the number of any slot; with a time of 32 bits in front they fit into 63. */
+#define SLOT_BITS 31
 
 /* An eviction holds a slot, then its origin, as they were. */
 _Static_assert(__builtin_offsetof(struct flow_eviction, slot_index) ==
@@ -44,6 +52,16 @@ static __always_inline u64_of_fields *ports_and_lane(const struct flow_slot *slo
 static __always_inline u32 set_number(u64 hash, u64 cpu)
 {
 	return cpu * SETS_PER_CPU + (hash & (SETS_PER_CPU - 1));
+}
+
+/*
+ * Where else a flow may be.  With half of the slots taken, one set in eight would be full, and of the
+ * flows in it each packet would evict another; with two to choose from hardly any is.  The second is
+ * in the same page of memory, whose address the CPU has at hand by then.
+ */
+static __always_inline u32 other_set_number(u32 number, u64 hash)
+{
+	return number ^ ((hash >> 28 | 1) & (SETS_PER_CPU - 1));
 }
 
 static __always_inline u64 key_ports_and_lane(const struct flow_key *key)
@@ -267,39 +285,94 @@ static __always_inline bool is_taken(const struct flow_slot *slot)
 	return slot->bytes || (REPLAY && slot->packets);
 }
 
-/* Counts the packet in the flow cache.  Returns whether it began a flow. */
-static __always_inline bool account(void *ctx, const struct packet *packet, u64 cpu)
-{
-	u32 number = set_number(hash_key(&packet->key), cpu);
-	struct flow_set *set = flow_slots.lookup(&number);
-	u64 now = bpf_jiffies64();
-	struct flow_slot *victim = NULL;
-	u32 victim_age = 0, victim_index = 0;
+/* A slot and its number; or none.  It has the flow, or room for it. */
+struct place {
+	struct flow_slot *slot;
+	u32 index;
+	bool has_room;
+};
 
-	if (!set)
-		return false;
+/* Where a set has the flow, or room for it. */
+static __always_inline struct place place_in(struct flow_set *set, u32 number,
+					     const struct flow_key *key)
+{
 #pragma unroll
 	for (int way = 0; way < WAYS; way++) {
 		struct flow_slot *slot = &set->slots[way];
-		u32 index = number * WAYS + way;
-		u32 age;
 
-		if (is_same_flow(slot, &packet->key) && is_taken(slot)) {
-			touch(slot, index, packet, now);
-			return false;
-		}
-		/* An empty slot is older than any flow. */
-		age = is_taken(slot) ? now - slot->last_jiffies + 1 : ~0U;
-		if (!victim || age > victim_age) {
-			victim = slot;
-			victim_age = age;
-			victim_index = index;
-		}
+		if (!is_taken(slot))
+			return (struct place){slot, number * WAYS + way, true};
+		if (is_same_flow(slot, key))
+			return (struct place){slot, number * WAYS + way, false};
 	}
-	if (!victim)
+	return (struct place){};
+}
+
+/* The first empty slot of a set. */
+static __always_inline struct place empty_in(struct flow_set *set, u32 number)
+{
+#pragma unroll
+	for (int way = 0; way < WAYS; way++)
+		if (!is_taken(&set->slots[way]))
+			return (struct place){&set->slots[way], number * WAYS + way, true};
+	return (struct place){};
+}
+
+/*
+ * Which flow was silent for longest, of a set and the one that was found before: for how long, and behind
+ * that the number of its slot.  A difference decides, for of a branch the verifier would walk both
+ * sides at each slot.
+ */
+static __always_inline u64 most_silent(const struct flow_set *set, u32 number, u64 now, u64 found)
+{
+#pragma unroll
+	for (int way = 0; way < WAYS; way++) {
+		u32 age = now - set->slots[way].last_jiffies;
+		u64 other = (u64)age << SLOT_BITS | (number * WAYS + way);
+		s64 is_longer = (s64)(found - other) >> 63;
+
+		opaque(is_longer);
+		found ^= (found ^ other) & is_longer;
+	}
+	return found;
+}
+
+/* Evicts a flow for one that found both of its sets full. */
+static __always_inline struct place make_room(void *ctx, struct flow_set *set, u32 number,
+					      struct flow_set *other, u32 other_number, u64 cpu,
+					      u64 now)
+{
+	u32 index = most_silent(other, other_number, now, most_silent(set, number, now, 0)) &
+		    ((1U << SLOT_BITS) - 1);
+	struct flow_set *chosen = index / WAYS == number ? set : other;
+	struct place place = {&chosen->slots[index % WAYS], index, true};
+
+	evict(ctx, place.slot, index, cpu);
+	return place;
+}
+
+/* Counts the packet in the flow cache.  Returns whether it began a flow. */
+static __always_inline bool account(void *ctx, const struct packet *packet, u64 cpu)
+{
+	u64 hash = hash_key(&packet->key), now = bpf_jiffies64();
+	u32 number = set_number(hash, cpu), other_number = other_set_number(number, hash);
+	struct flow_set *set = flow_slots.lookup(&number), *other;
+	struct place place;
+
+	if (!set)
 		return false;
-	if (is_taken(victim))
-		evict(ctx, victim, victim_index, cpu);
-	take(victim, victim_index, packet, now);
-	return true;
+	place = place_in(set, number, &packet->key);
+	if (!place.slot) {
+		other = flow_slots.lookup(&other_number);
+		if (!other)
+			return false;
+		place = place_in(other, other_number, &packet->key);
+		if (!place.slot)
+			place = make_room(ctx, set, number, other, other_number, cpu, now);
+	}
+	if (place.has_room)
+		take(place.slot, place.index, packet, now);
+	else
+		touch(place.slot, place.index, packet, now);
+	return place.has_room;
 }

@@ -4,8 +4,8 @@
  *
  *  1. The interface's entry says which hook point this is.  Its totals count the packet, whatever
  *     becomes of it (book.bpf.h).
- *  2. What nearly all packets are, TCP or UDP over IPv4 of a flow that is known, goes a short way:
- *     known.bpf.h reads, finds and counts it at once.  All others go on here.
+ *  2. What nearly all packets are, TCP or UDP over IPv4, goes a short way: known.bpf.h reads, finds
+ *     and counts it at once.  All others go on here.
  *  3. parse.h reads the identity of a plain packet.  Any other goes on in a program of its own,
  *     which dissects it from the beginning (unusual.bpf.h, dissect.bpf.h).
  *  4. The flow cache counts it (cache.bpf.h).  No helper is called on this path: array lookups,
@@ -176,7 +176,7 @@ static __always_inline bool account_skb(struct __sk_buff *skb, const bool is_egr
 	if (!books)
 		return false;
 	if (HAS_SHORT_WAY && !skb->gso_size && !skb->vlan_present &&
-	    count_known(&cursor, books, &frame, cpu, skb->len))
+	    count_known(skb, false, &cursor, books, &frame, cpu, skb->len))
 		return false;
 	frame_from_skb(&frame, skb, is_egress);
 	return account_frame(skb, false, &frame, &cursor, books, cpu);
@@ -193,7 +193,8 @@ static __always_inline bool account_xdp(struct xdp_md *xdp, const bool is_jumbo)
 
 	if (!books)
 		return false;
-	if (HAS_SHORT_WAY && count_known(&cursor, books, &frame, cpu, xdp_bytes(xdp, is_jumbo)))
+	if (HAS_SHORT_WAY &&
+	    count_known(xdp, true, &cursor, books, &frame, cpu, xdp_bytes(xdp, is_jumbo)))
 		return false;
 	frame_from_xdp(&frame, xdp, is_jumbo);
 	return account_frame(xdp, true, &frame, &cursor, books, cpu);

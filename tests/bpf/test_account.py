@@ -97,6 +97,18 @@ def test_evicted_flows_are_settled_to_the_packet(lab):
         assert lost.sum() == programs.total("overflows") == 0
 
 
+def test_flows_that_take_half_of_the_slots_find_room(programs):
+    frame = bytearray(udp(1))
+    sources = np.random.default_rng(1).integers(1 << 32, size=programs.plan.slots_per_cpu // 2)
+    for source in np.tile(sources, 2).tolist():
+        frame[26:30] = source.to_bytes(4, "big")
+        programs.run(bytes(frame))
+
+    # With one set for each flow, every seventh packet would evict another's.
+    assert programs.total("evictions") < len(sources) // 50
+    assert programs.total("new_flows") - programs.total("evictions") == len(programs.live_slots())
+
+
 @pytest.mark.parametrize("buffer", ["ring", "perf"])
 def test_flows_that_find_the_event_buffer_full_are_kept_as_totals(lab, buffer):
     with loaded(slots_per_cpu=16, ring_bytes=4096, buffer=buffer) as programs:

@@ -96,9 +96,8 @@ class OwnerLookup:
 
     def forget_closed(self, before_ns: int) -> None:
         """Let go of sockets without which all rows that begin at *before_ns* can be made."""
-        before = len(self._table)
-        self._table.forget_closed(before_ns)
-        if len(self._table) < before:
+        forgotten = self._table.forget_closed(before_ns)
+        if not tuples.has_remote(forgotten).all():
             self._is_bound_port[:] = False
             bound = self._table.keys(self._table.bound())
             self._is_bound_port[tuples.local_ports(bound)] = True

@@ -131,7 +131,8 @@ class OwnerLookup:
             left = np.flatnonzero(slots == 0)
             if not len(left):
                 break
-            sought = tuples.turned(keys[left]) if is_turned else keys[left]
+            remaining = keys.take(left, axis=0)
+            sought = tuples.turned(remaining) if is_turned else remaining
             slots[left] = find(sought, first_ns[left], last_ns[left])
         return slots
 
@@ -141,7 +142,8 @@ class OwnerLookup:
         rows = np.flatnonzero(self._is_bound_port[tuples.local_ports(keys)])
         if not len(rows):
             return slots
-        alone, first_ns, last_ns = tuples.without_remote(keys[rows]), first_ns[rows], last_ns[rows]
+        alone = tuples.without_remote(keys.take(rows, axis=0))
+        first_ns, last_ns = first_ns.take(rows), last_ns.take(rows)
         found = self._table.find(alone, first_ns, last_ns)
         is_local, is_ipv4 = self._are_local(alone), tuples.is_ipv4(alone)
         # A socket at :: takes IPv4 as well.

@@ -58,10 +58,11 @@ class SocketOwners:
             now=time.monotonic(),
         )
         opened_ns = events["start_ns"].astype(np.int64)
-        self.lookup.open(keys[latest], opened_ns[latest], owners[latest])
+        self.lookup.open(keys.take(latest, axis=0), opened_ns.take(latest), owners[latest])
         what = events["event"]
         has_ended = (what == EVENTS["close"]) | (what == EVENTS["fail"])
-        self.lookup.close(keys[has_ended], events["seen_ns"][has_ended].astype(np.int64))
+        ended = np.flatnonzero(has_ended)
+        self.lookup.close(keys.take(ended, axis=0), events["seen_ns"][ended].astype(np.int64))
 
     def _clear(self, events: Rows) -> tuple[Rows, Keys]:
         """Those that have a port, and an address that means one here; and their keys."""

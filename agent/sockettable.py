@@ -113,7 +113,7 @@ class SocketTable:
         self.evicted_total += max(len(new) - self._most, 0)
         new = new[np.argsort(opened_ns[new], kind="stable")][-self._most :]
         if len(new):
-            self._add(keys[new], opened_ns[new], owners[new], seen_ns)
+            self._add(keys.take(new, axis=0), opened_ns.take(new), owners[new], seen_ns)
 
     def _add(self, keys: Keys, opened_ns: Times, owners: Owners, seen_ns: int) -> None:
         slots = self._take_slots(len(keys))
@@ -162,16 +162,18 @@ class SocketTable:
     def close(self, keys: Keys, closed_ns: Times) -> None:
         """Note that sockets have closed; those opened later stay open."""
         rows, place = self._find(keys)
+        keys, closed_ns = keys.take(rows, axis=0), closed_ns.take(rows)
         for _ in range(_MOST_STEPS):
-            slots = self._slots[place]
-            is_meant = (self._opened_ns[slots] <= closed_ns[rows]) & (
-                self._closed_ns[slots] > closed_ns[rows]
+            slots = self._slots.take(place)
+            is_meant = (self._opened_ns.take(slots) <= closed_ns) & (
+                self._closed_ns.take(slots) > closed_ns
             )
-            self._end(place[is_meant], closed_ns[rows][is_meant])
-            has_earlier = self._has_earlier(place, keys[rows])
-            if not has_earlier.any():
+            self._end(place[is_meant], closed_ns[is_meant])
+            earlier = np.flatnonzero(self._has_earlier(place, keys))
+            if not len(earlier):
                 return
-            rows, place = rows[has_earlier], place[has_earlier] - 1
+            place, closed_ns = place.take(earlier) - 1, closed_ns.take(earlier)
+            keys = keys.take(earlier, axis=0)
 
     def close_unlisted(self, keys: Keys, seen_ns: int) -> None:
         """Note as closed by *seen_ns* what was open before and is not among *keys*."""
@@ -209,22 +211,24 @@ class SocketTable:
         gone: Slots = np.flatnonzero(is_gone)
         if len(gone):
             self._remove(np.flatnonzero(is_gone[self._slots]))
-        return self._keys[gone]
+        forgotten: Keys = self._keys.take(gone, axis=0)
+        return forgotten
 
     def _last_packet_ns(self, slots: Slots) -> Times:
         """When the last packet of closed sockets may have come."""
-        is_tcp = protocols(self._keys[slots]) == TCP
+        is_tcp = protocols(self._keys.take(slots, axis=0)) == TCP
         return self._closed_ns[slots] + np.where(is_tcp, _TCP_AFTERMATH_NS, _AFTERMATH_NS)
 
     def bound(self) -> Slots:
         """The slots of sockets without a peer that are open: listeners and the like."""
         slots = self._slots[self._closed_ns[self._slots] == OPEN]
-        bound: Slots = slots[~has_remote(self._keys[slots])]
+        bound: Slots = slots[~has_remote(self._keys.take(slots, axis=0))]
         return bound
 
     def keys(self, slots: Slots) -> Keys:
         """The keys of what is in *slots*."""
-        return self._keys[slots]
+        keys: Keys = self._keys.take(slots, axis=0)
+        return keys
 
     def find(self, keys: Keys, first_ns: Times, last_ns: Times) -> Slots:
         """For each key the slot of its socket between these times, 0 where there is none."""
@@ -250,7 +254,7 @@ class SocketTable:
         next_slots = np.zeros_like(slots)
         for _ in range(_MOST_STEPS):
             late = np.flatnonzero(self._opened_ns.take(slots) > first_ns)
-            late = late[self._has_earlier(place[late], keys[late])]
+            late = late[self._has_earlier(place.take(late), keys.take(late, axis=0))]
             if not len(late):
                 break
             place[late] -= 1
@@ -308,9 +312,13 @@ class SocketTable:
 
     def _has_earlier(self, place: NDArray[np.intp], keys: Keys) -> NDArray[np.bool_]:
         """Whether the same keys stand right before *place* as well."""
+        # Nearly all are told apart by their hashes.
         has_earlier = place > 0
-        earlier = self._slots[place[has_earlier] - 1]
-        has_earlier[has_earlier] = _are_equal(self._keys[earlier], keys[has_earlier])
+        has_earlier &= self._hashes.take(place - 1, mode="wrap") == self._hashes.take(place)
+        rows = np.flatnonzero(has_earlier)
+        if len(rows):
+            earlier = self._keys.take(self._slots.take(place.take(rows) - 1), axis=0)
+            has_earlier[rows] = _are_equal(earlier, keys.take(rows, axis=0))
         return has_earlier
 
 

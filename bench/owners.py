@@ -46,6 +46,9 @@ def measure(scale: Scale) -> list[dict]:
         [name, cell([clocked(step) for _ in range(rounds)], 1)] for name, step in steps.items()
     ]
     cells.append([f"{NEW:,} sockets opened, then closed", cell(churn(lookup, rounds), 1)])
+    lookup.close(server_keys(np.arange(COUNT)), np.full(COUNT, 9 * SECOND_NS))
+    name = "the same, where all others have closed within a minute"
+    cells.append([name, cell(churn(lookup, rounds), 1)])
     title = f"Owners of {COUNT:,} rows among {COUNT:,} sockets"
     return [table(title, ["step", "CPU ms"], cells)]
 
@@ -120,6 +123,7 @@ def flows(numbers: np.ndarray, direction: int) -> dict[str, np.ndarray]:
 
 
 def churn(lookup: OwnerLookup, rounds: int) -> list[float]:
+    """An interval's new connections, each of them short."""
     took = []
     for number in range(rounds):
         keys = server_keys(np.arange(NEW) + COUNT * 2 + number * NEW)

@@ -41,9 +41,9 @@ def times_of(fd: int) -> tuple[int, int]:
     return int(said["run_time_ns"]), int(said["run_cnt"])
 
 
-def runs_of(link: Path) -> int:
-    """How many times the program has run that is attached by the *link* pinned there."""
-    return _times(_program_of(link))[1]
+def times_at(link: Path) -> tuple[int, int]:
+    """The same of the program that is attached by the *link* pinned there."""
+    return _times(_program_of(link))
 
 
 def _attached(name: str) -> list[int]:

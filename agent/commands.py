@@ -24,7 +24,7 @@ class Commands:
         """The number of each of *commands*, 16 bytes each; 0 for none."""
         words = np.ascontiguousarray(commands).view(np.uint64).reshape(-1, 2)
         ids = mixed(words)
-        ids[(words == 0).all(axis=1)] = 0
+        ids[words[:, 0] | words[:, 1] == 0] = 0
         if len(unknown := self._vocabulary.unknown(ids)):
             _, where = np.unique(ids, return_index=True)
             where = where[np.isin(ids[where], unknown)]

@@ -96,9 +96,8 @@ class OwnerLookup:
 
     def forget_closed(self, before_ns: int) -> None:
         """Let go of sockets without which all rows that begin at *before_ns* can be made."""
-        before = len(self._table)
-        self._table.forget_closed(before_ns)
-        if len(self._table) < before:
+        forgotten = self._table.forget_closed(before_ns)
+        if not tuples.has_remote(forgotten).all():
             self._is_bound_port[:] = False
             bound = self._table.keys(self._table.bound())
             self._is_bound_port[tuples.local_ports(bound)] = True
@@ -132,7 +131,8 @@ class OwnerLookup:
             left = np.flatnonzero(slots == 0)
             if not len(left):
                 break
-            sought = tuples.turned(keys[left]) if is_turned else keys[left]
+            remaining = keys.take(left, axis=0)
+            sought = tuples.turned(remaining) if is_turned else remaining
             slots[left] = find(sought, first_ns[left], last_ns[left])
         return slots
 
@@ -142,7 +142,8 @@ class OwnerLookup:
         rows = np.flatnonzero(self._is_bound_port[tuples.local_ports(keys)])
         if not len(rows):
             return slots
-        alone, first_ns, last_ns = tuples.without_remote(keys[rows]), first_ns[rows], last_ns[rows]
+        alone = tuples.without_remote(keys.take(rows, axis=0))
+        first_ns, last_ns = first_ns.take(rows), last_ns.take(rows)
         found = self._table.find(alone, first_ns, last_ns)
         is_local, is_ipv4 = self._are_local(alone), tuples.is_ipv4(alone)
         # A socket at :: takes IPv4 as well.

@@ -48,11 +48,7 @@ class SocketOwners:
 
     def learn(self, events: Rows) -> None:
         """Learn all that *events*, in their order, say of sockets."""
-        events = chosen(events, events["local_port"] != 0)
-        keys = _keys(events)
-        is_here = events["netns_cookie"] == self.namespace
-        is_clear = is_here | ~(tuples.is_any(keys) | tuples.is_loopback(keys))
-        events, keys = chosen(events, is_clear), keys[is_clear]
+        events, keys = self._clear(events)
         latest = _latest(keys, events["cookie"])
         owners = self.lookup.owners(
             pid=events["pid"],
@@ -62,9 +58,20 @@ class SocketOwners:
             now=time.monotonic(),
         )
         opened_ns = events["start_ns"].astype(np.int64)
-        self.lookup.open(keys[latest], opened_ns[latest], owners[latest])
-        has_ended = np.isin(events["event"], (EVENTS["close"], EVENTS["fail"]))
-        self.lookup.close(keys[has_ended], events["seen_ns"][has_ended].astype(np.int64))
+        self.lookup.open(keys.take(latest, axis=0), opened_ns.take(latest), owners[latest])
+        what = events["event"]
+        has_ended = (what == EVENTS["close"]) | (what == EVENTS["fail"])
+        ended = np.flatnonzero(has_ended)
+        self.lookup.close(keys.take(ended, axis=0), events["seen_ns"][ended].astype(np.int64))
+
+    def _clear(self, events: Rows) -> tuple[Rows, Keys]:
+        """Those that have a port, and an address that means one here; and their keys."""
+        keys = _keys(events)
+        is_here = events["netns_cookie"] == self.namespace
+        is_clear = is_here | ~(tuples.is_any(keys) | tuples.is_loopback(keys))
+        is_clear &= events["local_port"] != 0
+        # Of most all are, and a copy of them is saved.
+        return (events, keys) if is_clear.all() else (chosen(events, is_clear), keys[is_clear])
 
     def columns(self, events: Rows) -> dict[str, Names]:
         """The columns `cgroup`, `unit` and `container` of the events' rows."""

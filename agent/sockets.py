@@ -11,6 +11,7 @@ from agent.columns import Columns, typed
 from agent.points import HookPoints
 from agent.rows import Rows
 from agent.socketowners import SocketOwners
+from agent.tuples import mixed
 from schemas.socket import COMMAND_BYTES, SOCKET, SOCKET_EVENT
 from schemas.wire import Names
 
@@ -38,9 +39,11 @@ def socket_columns(
 def _commands(events: Rows) -> Names:
     """Commands by number; a name that is no UTF-8 keeps what of it is."""
     texts = np.ascontiguousarray(events["command"]).view(f"S{COMMAND_BYTES}")
-    names, codes = np.unique(texts, return_inverse=True)
-    categories = tuple(name.decode(errors="replace") for name in names.tolist())
-    return Names(codes.astype(np.uint8 if len(names) <= 256 else np.dtype("<u2")), categories)
+    # Numbers are sorted in a fraction of the time that texts are.
+    hashes = mixed(texts.view(np.uint64).reshape(-1, 2))
+    _, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
+    categories = tuple(name.decode(errors="replace") for name in texts[first].tolist())
+    return Names(codes.astype(np.uint8 if len(first) <= 256 else np.dtype("<u2")), categories)
 
 
 @dataclass(slots=True)

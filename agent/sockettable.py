@@ -7,6 +7,10 @@ for, so a tuple that another process takes over is told apart by when.
 
 The table has a bound.  When it is full, closed sockets make room, those that closed first, then
 those that no flow has asked for longest.
+
+A closed TCP socket stays for a minute, so where connections are short nearly all that the table
+holds has closed.  What is done for each interval therefore looks at them at most through one array
+in its order, and never one by one.
 """
 
 from dataclasses import dataclass
@@ -25,6 +29,10 @@ OPEN = np.iinfo(np.int64).max
 # (TIME_WAIT), in which the peer may repeat itself; other protocols only have what is under way.
 _TCP_AFTERMATH_NS = 60_000_000_000
 _AFTERMATH_NS = 1_000_000_000
+# For fewer keys than one of so many that the table holds, it does not pay to learn where hashes begin.
+_FEW = 16
+# Open ones go after all that have closed.
+_AFTER_CLOSED = 1 << 62
 # Sockets of one tuple that a lookup looks at; there are rarely two.
 _MOST_STEPS = 8
 # Steps from where a hash should stand to where it does, before it is searched for.
@@ -71,6 +79,8 @@ class SocketTable:
         self._opened_ns = np.zeros(most + 1, np.int64)
         self._closed_ns = np.zeros(most + 1, np.int64)
         self._used_ns = np.zeros(most + 1, np.int64)
+        # Before that time no row can need it any more.
+        self._needed_ns = np.full(most + 1, OPEN, np.int64)
         # Handed out from the end, low slots first, so that a table used little stays small.
         self._free = np.arange(most, 0, -1)
         self._free_count = most
@@ -103,13 +113,14 @@ class SocketTable:
         self.evicted_total += max(len(new) - self._most, 0)
         new = new[np.argsort(opened_ns[new], kind="stable")][-self._most :]
         if len(new):
-            self._add(keys[new], opened_ns[new], owners[new], seen_ns)
+            self._add(keys.take(new, axis=0), opened_ns.take(new), owners[new], seen_ns)
 
     def _add(self, keys: Keys, opened_ns: Times, owners: Owners, seen_ns: int) -> None:
         slots = self._take_slots(len(keys))
         self._keys[slots] = keys
         self._opened_ns[slots] = opened_ns
         self._closed_ns[slots] = OPEN
+        self._needed_ns[slots] = OPEN
         self._used_ns[slots] = np.maximum(opened_ns, seen_ns)
         self.owners[slots] = owners
         hashes = mixed(keys)
@@ -118,6 +129,7 @@ class SocketTable:
         self._hashes = np.insert(self._hashes, place, hashes[order])
         self._slots = np.insert(self._slots, place, slots[order])
         self._begins = self._begins[:0]
+        self._cede(place + np.arange(len(place)) - 1)
 
     def _take_slots(self, count: int) -> Slots:
         if count > self._free_count:
@@ -128,35 +140,40 @@ class SocketTable:
 
     def _evict(self, count: int) -> None:
         """Let go of *count* sockets, or of all where there are fewer."""
-        is_closed = self._closed_ns[self._slots] != OPEN
-        idle_ns = np.where(is_closed, self._closed_ns[self._slots], self._used_ns[self._slots])
-        order = np.lexsort((idle_ns, ~is_closed))
-        gone = order[:count]
+        closed_ns = self._closed_ns[self._slots]
+        last_ns = np.where(closed_ns != OPEN, closed_ns, self._used_ns[self._slots] + _AFTER_CLOSED)
+        gone = np.arange(len(last_ns))
+        if count < len(gone):
+            gone = np.argpartition(last_ns, count - 1)[:count]
         self.evicted_total += len(gone)
         self._remove(gone)
 
     def _remove(self, places: NDArray[np.intp]) -> None:
         """Free what stands at *places* of the index."""
         slots = self._slots[places]
+        self._needed_ns[slots] = OPEN
         self._free[self._free_count : self._free_count + len(slots)] = slots
         self._free_count += len(slots)
-        self._hashes = np.delete(self._hashes, places)
-        self._slots = np.delete(self._slots, places)
+        is_left = np.ones(len(self._slots), np.bool_)
+        is_left[places] = False
+        self._hashes, self._slots = self._hashes[is_left], self._slots[is_left]
         self._begins = self._begins[:0]
 
     def close(self, keys: Keys, closed_ns: Times) -> None:
         """Note that sockets have closed; those opened later stay open."""
         rows, place = self._find(keys)
+        keys, closed_ns = keys.take(rows, axis=0), closed_ns.take(rows)
         for _ in range(_MOST_STEPS):
-            slots = self._slots[place]
-            is_meant = (self._opened_ns[slots] <= closed_ns[rows]) & (
-                self._closed_ns[slots] > closed_ns[rows]
+            slots = self._slots.take(place)
+            is_meant = (self._opened_ns.take(slots) <= closed_ns) & (
+                self._closed_ns.take(slots) > closed_ns
             )
-            self._closed_ns[slots[is_meant]] = closed_ns[rows][is_meant]
-            has_earlier = self._has_earlier(place, keys[rows])
-            if not has_earlier.any():
+            self._end(place[is_meant], closed_ns[is_meant])
+            earlier = np.flatnonzero(self._has_earlier(place, keys))
+            if not len(earlier):
                 return
-            rows, place = rows[has_earlier], place[has_earlier] - 1
+            place, closed_ns = place.take(earlier) - 1, closed_ns.take(earlier)
+            keys = keys.take(earlier, axis=0)
 
     def close_unlisted(self, keys: Keys, seen_ns: int) -> None:
         """Note as closed by *seen_ns* what was open before and is not among *keys*."""
@@ -165,34 +182,53 @@ class SocketTable:
         slots = self._slots
         is_gone = ~is_listed[slots] & (self._closed_ns[slots] == OPEN)
         is_gone &= self._opened_ns[slots] < seen_ns
-        self._closed_ns[slots[is_gone]] = seen_ns
+        gone = np.flatnonzero(is_gone)
+        self._end(gone, np.full(len(gone), seen_ns, np.int64))
 
-    def forget_closed(self, before_ns: int) -> None:
-        """Let go of sockets that no packet can belong to any more, at *before_ns* or later."""
-        slots = self._slots
-        gone = np.flatnonzero(self._closed_ns.take(slots) < before_ns)
-        # Whoever opens the tuple again within a minute has it from then on.
-        following = np.minimum(gone + 1, len(slots) - 1)
-        is_followed = (following > gone) & (self._hashes[following] == self._hashes[gone])
-        is_followed &= self._opened_ns[slots[following]] <= before_ns
-        gone = gone[is_followed | (self._last_packet_ns(slots[gone]) < before_ns)]
+    def _end(self, place: NDArray[np.intp], closed_ns: Times) -> None:
+        """What stands at *place* of the index has closed."""
+        slots = self._slots[place]
+        self._closed_ns[slots] = closed_ns
+        self._needed_ns[slots] = self._last_packet_ns(slots)
+        self._cede(place)
+
+    def _cede(self, place: NDArray[np.intp]) -> None:
+        """Whoever opens a tuple again within a minute has it from then on, and not who had it before."""
+        place = place[(place >= 0) & (place < len(self._slots) - 1)]
+        place = place[self._hashes[place] == self._hashes[place + 1]]
+        slots, following = self._slots[place], self._slots[place + 1]
+        has_closed = self._closed_ns[slots] != OPEN
+        slots, following = slots[has_closed], following[has_closed]
+        ceded_ns = np.maximum(self._closed_ns[slots], self._opened_ns[following] - 1)
+        self._needed_ns[slots] = np.minimum(self._needed_ns[slots], ceded_ns)
+
+    def forget_closed(self, before_ns: int) -> Keys:
+        """Let go of sockets that no packet can belong to any more, at *before_ns* or later.
+
+        Returns the keys of those.
+        """
+        is_gone = self._needed_ns < before_ns
+        gone: Slots = np.flatnonzero(is_gone)
         if len(gone):
-            self._remove(gone)
+            self._remove(np.flatnonzero(is_gone[self._slots]))
+        forgotten: Keys = self._keys.take(gone, axis=0)
+        return forgotten
 
     def _last_packet_ns(self, slots: Slots) -> Times:
         """When the last packet of closed sockets may have come."""
-        is_tcp = protocols(self._keys[slots]) == TCP
+        is_tcp = protocols(self._keys.take(slots, axis=0)) == TCP
         return self._closed_ns[slots] + np.where(is_tcp, _TCP_AFTERMATH_NS, _AFTERMATH_NS)
 
     def bound(self) -> Slots:
         """The slots of sockets without a peer that are open: listeners and the like."""
         slots = self._slots[self._closed_ns[self._slots] == OPEN]
-        bound: Slots = slots[~has_remote(self._keys[slots])]
+        bound: Slots = slots[~has_remote(self._keys.take(slots, axis=0))]
         return bound
 
     def keys(self, slots: Slots) -> Keys:
         """The keys of what is in *slots*."""
-        return self._keys[slots]
+        keys: Keys = self._keys.take(slots, axis=0)
+        return keys
 
     def find(self, keys: Keys, first_ns: Times, last_ns: Times) -> Slots:
         """For each key the slot of its socket between these times, 0 where there is none."""
@@ -218,7 +254,7 @@ class SocketTable:
         next_slots = np.zeros_like(slots)
         for _ in range(_MOST_STEPS):
             late = np.flatnonzero(self._opened_ns.take(slots) > first_ns)
-            late = late[self._has_earlier(place[late], keys[late])]
+            late = late[self._has_earlier(place.take(late), keys.take(late, axis=0))]
             if not len(late):
                 break
             place[late] -= 1
@@ -250,6 +286,8 @@ class SocketTable:
     def _behind(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
         """The place behind the last of each hash, as searchsorted finds, but in a few strides."""
         if not len(self._begins):
+            if len(hashes) * _FEW < len(self._hashes):
+                return self._searched(hashes)
             counts = np.bincount((self._hashes >> self._shift).astype(np.intp))
             self._begins = np.zeros((1 << (64 - int(self._shift))) + 1, np.intp)
             self._begins[1 : len(counts) + 1] = counts
@@ -262,14 +300,25 @@ class SocketTable:
             if not len(left):
                 return place
             place[left] += 1
-        place[left] = np.searchsorted(self._hashes, hashes[left], side="right")
+        place[left] = self._searched(hashes[left])
+        return place
+
+    def _searched(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
+        # In order, since each search then begins where the one before has left the caches warm.
+        order = np.argsort(hashes)
+        place: NDArray[np.intp] = np.empty(len(hashes), np.intp)
+        place[order] = np.searchsorted(self._hashes, hashes[order], side="right")
         return place
 
     def _has_earlier(self, place: NDArray[np.intp], keys: Keys) -> NDArray[np.bool_]:
         """Whether the same keys stand right before *place* as well."""
+        # Nearly all are told apart by their hashes.
         has_earlier = place > 0
-        earlier = self._slots[place[has_earlier] - 1]
-        has_earlier[has_earlier] = _are_equal(self._keys[earlier], keys[has_earlier])
+        has_earlier &= self._hashes.take(place - 1, mode="wrap") == self._hashes.take(place)
+        rows = np.flatnonzero(has_earlier)
+        if len(rows):
+            earlier = self._keys.take(self._slots.take(place.take(rows) - 1), axis=0)
+            has_earlier[rows] = _are_equal(earlier, keys.take(rows, axis=0))
         return has_earlier
 
 

@@ -38,7 +38,9 @@ class Vocabulary:
     def unknown(self, ids: Ids) -> Ids:
         """Each id among *ids* that is not known, once; 0 is."""
         self._refresh()
-        return np.unique(ids[self._ids[self._place(ids)] != ids])
+        is_unknown = self._ids[self._place(ids)] != ids
+        # Nearly always; and to sort nothing takes longer than to see that.
+        return np.unique(ids[is_unknown]) if is_unknown.any() else ids[:0]
 
     def put(self, texts: Mapping[int, tuple[str, ...]]) -> None:
         """Learn what ids stand for, or that it has changed."""
@@ -68,7 +70,7 @@ class Vocabulary:
         }
 
     def _place(self, ids: Ids) -> NDArray[np.intp]:
-        return np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        return np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
 
     def _refresh(self) -> None:
         if not self._is_stale:

@@ -41,12 +41,18 @@ def times_of(fd: int) -> tuple[int, int]:
     return int(said["run_time_ns"]), int(said["run_cnt"])
 
 
+def times_at(link: Path) -> tuple[int, int]:
+    """The same of the program that is attached by the *link* pinned there."""
+    return _times(_program_of(link))
+
+
 def _attached(name: str) -> list[int]:
-    numbers = []
-    for pin in links_in(root_of(name)):
-        with libbpf.opened(pin) as fd:
-            numbers.append(int(_said_of(fd)["prog_id"]))
-    return numbers
+    return [_program_of(pin) for pin in links_in(root_of(name))]
+
+
+def _program_of(link: Path) -> int:
+    with libbpf.opened(link) as fd:
+        return int(_said_of(fd)["prog_id"])
 
 
 def _times(number: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import numpy as np
 from agent.clock import Anchor
 from agent.points import number_points
 from agent.sockets import socket_columns
+from bench.programs_time import clocked_programs, times_at
 from bench.rounds import Samples, cell, interleave, net, ratio, table
 from bench.subject import Scale, main
 from tests.lab.cgroups import Cgroup, a_cgroup, cgroup2
@@ -29,6 +30,9 @@ HOME = ("127.0.0.1", 0)
 STREAM_BYTES = 1 << 16
 ANCHOR = Anchor(jiffies=0, monotonic_ns=0, wall_ns=0, tick_ns=1)
 EVENTS = 8192
+
+# The programs that a TCP connection calls.
+CALLED = ("hook_connect4", "hook_tcp", "hook_peer4", "hook_release")
 
 Work = Callable[[int], float]
 
@@ -52,9 +56,10 @@ def measure(scale: Scale) -> list[dict]:
             rounds,
         )
         with inside(seen):
+            calls = calls_table(events, count, rounds)
             many_events(events)
             events_ns = [clocked_columns(events) for _ in range(rounds)]
-    return [costs(samples, list(works)), columns_table(events_ns)]
+    return [costs(samples, list(works)), calls, columns_table(events_ns)]
 
 
 def costs(samples: Samples, works: list[str]) -> dict:
@@ -68,6 +73,27 @@ def costs(samples: Samples, works: list[str]) -> dict:
         for name in works
     ]
     return table("Observing sockets, in nanoseconds", ["for each", "bare", "more", "ratio"], rows)
+
+
+def calls_table(events: SocketEvents, count: int, rounds: int) -> dict:
+    """How often each program runs for a connection, and how long, by the kernel's statistics."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CALLED}
+    with clocked_programs():
+        for _ in range(rounds):
+            events.forget()
+            before = {name: times_at(events.plan.pins.cgroup_link(name)) for name in CALLED}
+            connections(count)
+            for name, (ns, runs) in before.items():
+                ns_after, runs_after = times_at(events.plan.pins.cgroup_link(name))
+                each = (runs_after - runs) / count
+                found[name].append((each, (ns_after - ns) / (runs_after - runs)))
+    rows = [
+        [name, cell([each for each, _ in one], 1), cell([ns for _, ns in one], 0)]
+        for name, one in found.items()
+    ]
+    note = "Both ends; the kernel's reading of its clock is in it."
+    columns = ["program", "runs for a connection", "ns a run"]
+    return table("What a TCP connection calls", columns, rows, note)
 
 
 def columns_table(events_ns: list[float]) -> dict:

@@ -68,7 +68,9 @@ static __always_inline void is_connected_by(struct bpf_sock_addr *ctx)
 		return;
 	take_owner(ctx, state);
 	state->role = ROLE_CLIENT;
-	state->start_ns = bpf_ktime_get_ns();
+	/* TCP connects right after this, and reads the clock then. */
+	if (ctx->protocol == IPPROTO_UDP)
+		state->start_ns = bpf_ktime_get_ns();
 }
 
 static __always_inline void is_used_by(struct bpf_sock_addr *ctx, u8 role)

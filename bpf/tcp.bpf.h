@@ -4,9 +4,10 @@
 
 #include "socket.bpf.h"
 
+/* Round trips are not asked for earlier than needed: the answer to a SYN is one. */
 #define CALLED_WHEN_STATE_CHANGES BPF_SOCK_OPS_STATE_CB_FLAG
-#define CALLED_FOR_CONNECTION                                                                      \
-	(BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+#define CALLED_WHILE_CONNECTING	  (CALLED_WHEN_STATE_CHANGES | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+#define CALLED_FOR_CONNECTION	  (CALLED_WHILE_CONNECTING | BPF_SOCK_OPS_RTT_CB_FLAG)
 
 /* Others may have asked for more: we only add. */
 static __always_inline void ask_for(struct bpf_sock_ops *ctx, int flags)
@@ -92,7 +93,7 @@ static __always_inline void connects(struct bpf_sock_ops *ctx)
 	state->handshake_ns = 0;
 	state->ending = ENDING_NONE;
 	state->notes = NOTE_CONNECTING;
-	ask_for(ctx, CALLED_FOR_CONNECTION);
+	ask_for(ctx, CALLED_WHILE_CONNECTING);
 }
 
 static __always_inline void is_established(struct bpf_sock_ops *ctx)

@@ -3,6 +3,7 @@
 
 import pytest
 
+from bench.programs_time import clocked_programs, times_at
 from schemas.socket import ENDINGS, ROLES
 from tests.lab.cgroups import a_cgroup
 from tests.lab.published import text_from_address
@@ -152,6 +153,21 @@ def test_what_other_cgroups_do_is_not_seen(group, events, lab):
 
     events.until("close", role=ROLES["listener"])
     assert set(events.drain()["cgroup_id"]) == {group.number}
+
+
+def test_tcp_calls_for_a_connection_as_seldom_as_it_can_be_asked_to(group, events):
+    reported = events.books.events_total
+    with clocked_programs():
+        _, before = times_at(events.plan.pins.cgroup_link("hook_tcp"))
+        talk(group, "many", "127.0.0.1")
+        _, after = times_at(events.plan.pins.cgroup_link("hook_tcp"))
+
+    # Ten listeners with a connection each: both ends of it and the listener begin and end.
+    assert events.books.events_total - reported == 10 * (2 * 2 + 2)
+    # At each end three questions that come unasked for, its beginning and four changes of state;
+    # beside them a SYN, what becomes of the listener, and the answers to two FINs.  Not asked for
+    # is the answer to the SYN, which says no more than that the connection is established.
+    assert after - before <= 10 * (2 * 8 + 1 + 2 + 2)
 
 
 def test_a_full_ring_buffer_is_counted(lab):

@@ -104,6 +104,55 @@ def test_a_tuple_that_is_taken_again_and_again_does_not_pile_up():
     assert owner_of(table, (1, TCP), 360) == 14
 
 
+def test_who_had_a_tuple_before_is_forgotten_whichever_is_told_first():
+    table = SocketTable(8)
+    opened(table, (1, TCP), 100, pid=11)
+    opened(table, (1, TCP), 300, pid=22)
+    table.close(keys((1, TCP)), times(200))
+
+    table.forget_closed(299)
+    assert len(table) == 2
+    table.forget_closed(300)
+    assert len(table) == 1
+    assert owner_of(table, (1, TCP), 400) == 22
+
+
+def test_what_was_forgotten_is_told_by_its_keys():
+    table = SocketTable(8)
+    for number, protocol in ((1, UDP), (2, UDP), (3, TCP)):
+        opened(table, (number, protocol), 100, pid=number)
+    table.close(keys((1, UDP), (3, TCP)), times(200, 200))
+
+    assert np.array_equal(table.forget_closed(201 + SECOND_NS), keys((1, UDP)))
+    assert not len(table.forget_closed(201 + SECOND_NS))
+
+
+def test_a_slot_that_was_freed_is_not_freed_again():
+    table = SocketTable(1)
+    opened(table, (1, UDP), 100, pid=11)
+    table.close(keys((1, UDP)), times(200))
+    table.forget_closed(201 + SECOND_NS)
+    opened(table, (2, UDP), 5 * SECOND_NS, pid=22)
+    table.forget_closed(6 * SECOND_NS)
+
+    assert owner_of(table, (2, UDP), 6 * SECOND_NS) == 22
+
+
+def test_few_keys_are_found_in_a_large_table_as_many_are():
+    table = SocketTable(4000)
+    numbers = list(range(4000))
+    table.open(
+        keys(*[(n, TCP) for n in numbers]), times(*numbers), owned_by(*[n + 1 for n in numbers])
+    )
+    few = [owner_of(table, (n, TCP), 5000) for n in (0, 17, 3999, 4001)]
+    many = table.find(
+        keys(*[(n, TCP) for n in numbers]), times(*[5000] * 4000), times(*[5000] * 4000)
+    )
+
+    assert few == [1, 18, 4000, 0]
+    assert table.owners.pid[many].tolist() == [n + 1 for n in numbers]
+
+
 def test_a_socket_that_is_told_of_again_is_one_and_gets_its_process():
     table = SocketTable(8)
     opened(table, (1, TCP), 0, pid=0, seen_ns=50)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 .PHONY: help setup dev up demo test chaos fuzz check lint types style shell generated generate lock bench clean
 bin := .venv/bin
+# Who forbids Python to keep what it compiles pays for it at every start, and tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 # bpf/events.h is laid out by its generator, which `generated` checks.
 written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h bench/*.c))
 

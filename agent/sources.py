@@ -49,6 +49,14 @@ class Source:
         }
 
     @property
+    def without_xdp(self) -> "Source":
+        """What is loaded before an interface needs XDP; all maps are there for the rest."""
+        programs = {name: kind for name, kind in self.programs.items() if kind != "XDP"}
+        tails = {name: its for name, its in self.tails.items() if programs.keys() >= {*its}}
+        others = (name for name in self.tails if name not in tails)
+        return replace(self, programs=programs, maps=(*self.maps, *others), tails=tails)
+
+    @property
     def jumbo_programs(self) -> dict[str, str]:
         """Those for jumbo frames, which are compiled, and loaded by whoever needs them."""
         return {

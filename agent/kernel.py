@@ -42,7 +42,7 @@ def load_source(
     Raises:
         LoadError: the compiler or the verifier refuses, or a map that is pinned is another.
     """
-    told = [*options(plan), *definitions]
+    told = [*options(source, plan), *definitions]
     cache, key = Cache(), key_of(source, told)
     kept = _kept(cache, key, source)
     if kept is not None:

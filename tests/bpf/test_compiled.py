@@ -231,7 +231,7 @@ def test_what_is_of_no_use_is_compiled_again_with_one_line_and_replaced(
         pass
     shutil.copytree(Cache().folder, tmp_path / "cache")
     with keeping_in(tmp_path / "cache") as folder:
-        file = folder / key_of(FLOW, options(a_plan()))
+        file = folder / key_of(FLOW, options(FLOW, a_plan()))
         whole = file.read_bytes()
         harm(file)
         with loaded() as programs:
@@ -311,7 +311,8 @@ def test_maps_and_instructions_are_those_that_bcc_itself_makes(lab):
     with loaded() as programs:
         aside = programs.plan.pins.folder / "aside"
         aside.mkdir()
-        made = compiled(FLOW, options(programs.plan), aside=aside, seeds=programs.plan.seeds)
+        told = options(FLOW, programs.plan)
+        made = compiled(FLOW, told, aside=aside, seeds=programs.plan.seeds)
         chunks_fd = libbpf.open_pinned(programs.plan.pins.map("rule_chunks"))
         for name, kind in FLOW.programs.items():
             fd = libbpf.load_program(kind, as_loaded(made, name, chunks_fd), name=name)

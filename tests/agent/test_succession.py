@@ -126,12 +126,11 @@ def assert_books_balance(published: Published, ingress: tuple, egress: tuple) ->
 @pytest.mark.parametrize(
     "flags",
     [
+        # Each hook and each buffer with room and without, tc's two with both buffers.
         (),
-        ("--tc", "clsact"),
-        ("--hook", "xdp-generic"),
-        ("--buffer", "perf"),
-        ("--flow-slots", "64"),
-        ("--flow-slots", "64", "--ring-bytes", "4096"),
+        ("--tc", "clsact", "--buffer", "perf"),
+        ("--hook", "xdp-generic", "--flow-slots", "64"),
+        ("--tc", "clsact", "--flow-slots", "64", "--ring-bytes", "4096"),
         ("--flow-slots", "64", "--ring-bytes", "8192", "--buffer", "perf"),
     ],
     ids=lambda flags: " ".join(flags) or "tcx",

@@ -21,6 +21,9 @@ from schemas.catalogue import RECORDS
 from schemas.rollup import ROLLUPS
 
 _sinks: list[Sink] = []
+# Children of one that has imported all but the engine, which would cost each of them a second.
+_processes = get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
 
 
 def _open(dsn: str, clients: int) -> None:
@@ -79,7 +82,7 @@ class Engine:
 
     def __init__(self, directory: Path, clients: int = 1) -> None:
         self._pool = ProcessPoolExecutor(
-            1, get_context("spawn"), _open, (f"chdb://{directory}", clients)
+            1, _processes, _open, (f"chdb://{directory}", clients)
         )
 
     def __enter__(self) -> Self:

@@ -81,9 +81,7 @@ class Engine:
     """A database in *directory*, open from `__enter__` to `__exit__`."""
 
     def __init__(self, directory: Path, clients: int = 1) -> None:
-        self._pool = ProcessPoolExecutor(
-            1, _processes, _open, (f"chdb://{directory}", clients)
-        )
+        self._pool = ProcessPoolExecutor(1, _processes, _open, (f"chdb://{directory}", clients))
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 .PHONY: help setup dev up demo test chaos fuzz check lint types style shell generated generate lock bench clean
 bin := .venv/bin
+# Who forbids Python to keep what it compiles pays for it at every start, and tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 # bpf/events.h is laid out by its generator, which `generated` checks.
 written_c = $(filter-out bpf/events.h,$(wildcard bpf/*.c bpf/*.h bench/*.c))
 
@@ -20,8 +22,9 @@ demo: setup ## start everything and watch traffic of its own making
 	@$(bin)/hookline demo $(ARGS)
 
 # Two at a time, since most of them wait; a file's tests run together, and share what they start.
+# Files in the order of tests/conftest.py: by their number of tests, those that take long came last.
 test: dev ## run the tests; make test ARGS="-k ledger"
-	$(bin)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(bin)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: dev ## kill and freeze everything at random moments; make chaos ARGS="--chaos-seed 4711"
 	$(bin)/pytest -s tests/chaos --chaos-events 200 $(ARGS)

@@ -71,12 +71,14 @@ class Attachment:
 
         Raises:
             OSError: the kernel refuses one; those before it are replaced.
-            LoadError: it refuses to load the one for jumbo frames.
+            LoadError: it refuses to load one for XDP.
         """
         for ifindex, one in attached:
-            xdp_fd = variant.load_jumbo() if one.is_jumbo else variant.programs["hook_xdp"]
+            programs = {**variant.programs}
+            if one.ingress_hook in _XDP_MODES:
+                programs["hook_xdp"] = variant.load_jumbo() if one.is_jumbo else variant.load_xdp()
             for path in one.pins:
-                _swap_link(path, {**variant.programs, "hook_xdp": xdp_fd})
+                _swap_link(path, programs)
             for direction, hook in (("ingress", one.ingress_hook), ("egress", one.egress_hook)):
                 if hook == "clsact":
                     self._swap_filter(ifindex, direction, variant)
@@ -210,8 +212,10 @@ class Attachment:
         return self._attach_tc(one, "ingress", attached)
 
     def _attach_xdp(self, one: Interface, hook: str, attached: Attached) -> None:
+        program_fd = self.variant.load_xdp()
+        self._xdp_ids.add(libbpf.program_id(program_fd))
         try:
-            fd = self._link_xdp(one, hook, self.variant.programs["hook_xdp"])
+            fd = self._link_xdp(one, hook, program_fd)
         except OSError as error:
             if hook != "xdp" or error.errno not in _UNSUPPORTED:
                 raise

@@ -35,13 +35,14 @@ def load_source(
 ) -> Loaded:
     """Load one source; maps that are pinned already are shared, others are made and pinned.
 
+    All of it is compiled, but programs for XDP are loaded only where the plan has them at once.
     The folder of the plan's pins must be there.  *definitions* are further options of the compiler.
     With *has_own_tails* the programs go on in others than those that run.
 
     Raises:
         LoadError: the compiler or the verifier refuses, or a map that is pinned is another.
     """
-    told = [*options(plan), *definitions]
+    told = [*options(source, plan), *definitions]
     cache, key = Cache(), key_of(source, told)
     kept = _kept(cache, key, source)
     if kept is not None:
@@ -88,7 +89,8 @@ def _load(
         make_chunks(plan.pins)
     if TRIES in source.maps:
         make_tries(plan.pins)
-    maps, programs = made.load(source, plan.pins, code_of(source, plan), plan.seeds)
+    wanted = source if plan.xdp_at_once else source.without_xdp
+    maps, programs = made.load(wanted, plan.pins, code_of(source, plan), plan.seeds)
     seeded = {name: image.seeded(plan.seeds) for name, image in made.programs.items()}
     return Loaded(maps, programs, seeded, tuple(cache.warnings))
 

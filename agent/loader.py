@@ -13,7 +13,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from agent import filesystems, libbpf
@@ -59,7 +59,7 @@ def _load(plan: Plan) -> Report:
     try:
         source = flow_source(plan)
         loaded = load_source(source, plan)
-        _pin(plan.pins, loaded)
+        _pin(plan.pins, source.programs, loaded)
     except BaseException:
         if is_new:
             plan.pins.remove()
@@ -94,11 +94,12 @@ def _forget_sockets(pins: Pins) -> None:
         path.unlink(missing_ok=True)
 
 
-def _pin(pins: Pins, loaded: Loaded) -> None:
-    for name, fd in loaded.programs.items():
+def _pin(pins: Pins, names: Iterable[str], loaded: Loaded) -> None:
+    for name in names:
         # Those of an agent that is no more live on in its links, until ours take their places.
         pins.program(name).unlink(missing_ok=True)
-        libbpf.pin(fd, pins.program(name))
+        if name in loaded.programs:
+            libbpf.pin(loaded.programs[name], pins.program(name))
 
 
 def _ensure_bpffs(path: Path) -> None:

@@ -80,6 +80,7 @@ class Plan:
     # Programs that are compiled later share the cache, so they must share its hash key.
     seeds: tuple[int, ...] = field(default_factory=draw_seeds)
     is_replay: bool = False  # packets come from a capture, and so does the time
+    xdp_at_once: bool = True  # else where the first interface needs them: see agent/variants.py
 
     @property
     def contexts_per_cpu(self) -> int:

@@ -35,6 +35,7 @@ def plan_of(config: Config) -> Plan:
         socket_ticks=max(round(config.interval * 1e9 / tick_ns()), 1),
         dns_ports=tuple(map(int, config.dns_port)) if config.dns == "yes" else (),
         tls=config.tls == "yes",
+        xdp_at_once=config.hook in ("xdp", "xdp-generic"),
     )
 
 

@@ -23,6 +23,7 @@ TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 _CODE_DIGITS = 8
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SEED = re.compile(r"\bSEED\((\d+)\)")
+_WORD = re.compile(r"\b[A-Z][A-Z_]+\b")
 _INCLUDE = re.compile(r'^#include "(\w+\.bpf\.h)"\n', re.MULTILINE)
 
 
@@ -47,6 +48,14 @@ class Source:
             name: (kind, self.attach_types.get(name, 0))
             for name, kind in {**self.programs, **self.jumbo_programs}.items()
         }
+
+    @property
+    def without_xdp(self) -> "Source":
+        """What is loaded before an interface needs XDP; all maps are there for the rest."""
+        programs = {name: kind for name, kind in self.programs.items() if kind != "XDP"}
+        tails = {name: its for name, its in self.tails.items() if programs.keys() >= {*its}}
+        others = (name for name in self.tails if name not in tails)
+        return replace(self, programs=programs, maps=(*self.maps, *others), tails=tails)
 
     @property
     def jumbo_programs(self) -> dict[str, str]:
@@ -168,8 +177,12 @@ def seeds_used(source: Source) -> set[int]:
     return {int(number) for number in _SEED.findall(source_text(source.file))}
 
 
-def options(plan: Plan) -> list[str]:
-    """What the compiler is told of the configuration; the instructions are made by it."""
+def options(source: Source, plan: Plan) -> list[str]:
+    """What the compiler is told of the configuration; the instructions are made by it.
+
+    That is what the source mentions: what is of others only need not have it compiled again.
+    """
+    mentioned = set(_WORD.findall(source_text(source.file)))
     numbers = {
         "CPUS": plan.cpus,
         "SLOTS_PER_CPU": plan.slots_per_cpu,
@@ -188,11 +201,12 @@ def options(plan: Plan) -> list[str]:
         "REPLAY": int(plan.is_replay),
         "REPLAY_TICK_NS": REPLAY_TICK_NS,
     }
-    return [
-        f"-DIS_VXLAN_PORT(port_be)=({_is_one_of(plan.vxlan_ports)})",
-        f"-DIS_DNS_PORT(port_be)=({_is_one_of(plan.dns_ports)})",
-        *(f"-D{name}={value}" for name, value in numbers.items()),
-    ]
+    told = {
+        "IS_VXLAN_PORT": f"(port_be)=({_is_one_of(plan.vxlan_ports)})",
+        "IS_DNS_PORT": f"(port_be)=({_is_one_of(plan.dns_ports)})",
+        **{name: f"={value}" for name, value in numbers.items()},
+    }
+    return [f"-D{name}{rest}" for name, rest in told.items() if name in mentioned]
 
 
 def particulars(pins: Path, seeds: Sequence[int]) -> list[str]:
@@ -206,7 +220,7 @@ def particulars(pins: Path, seeds: Sequence[int]) -> list[str]:
 
 def code_of(source: Source, plan: Plan) -> str:
     """A short name for what programs of this source and plan take the entries of their maps for."""
-    text = "\n".join([source_text(source.file), *options(plan)])
+    text = "\n".join([source_text(source.file), *options(source, plan)])
     return sha256(text.encode()).hexdigest()[:_CODE_DIGITS]
 
 

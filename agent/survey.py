@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from agent.cgroups import Cgroups
 from agent.hierarchy import walk
-from agent.netlink import local_addresses
+from agent.links import local_addresses
 from agent.owners import OwnerLookup
 from agent.processes import Holders, find_holders
 from agent.sockdiag import Listed, list_sockets

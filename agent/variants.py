@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of one network namespace, and those for jumbo frames where an interface needs them.
+"""The programs of one network namespace; those for XDP, and jumbo frames, where one needs them.
 
 Programs know an interface by its index, and indexes of different namespaces are the same numbers.
 So each namespace has a table of interfaces of its own, and the same programs loaded again with it.
@@ -21,7 +21,9 @@ from agent.images import Image
 from agent.plan import INTERFACE_SLOTS, LoadError, Pins, Report
 from schemas.control import INTERFACE_ENTRY
 
-HOOKS = ("hook_xdp", "hook_ingress", "hook_egress")
+_XDP = "hook_xdp"
+_TC = ("hook_ingress", "hook_egress")
+HOOKS = (_XDP, *_TC)
 JUMBO = "_jumbo"
 _TABLE = "interfaces"
 
@@ -56,17 +58,32 @@ class Variant:
         self._closing = ExitStack()
         self.table_fd: int = former.table_fd if former else self._open_table(netns)
         self.table = InterfaceTable(self.table_fd)
-        if not netns and not former:
+        # The loader's own programs, which are pinned, as are the maps of those in which they go on.
+        self._is_pinned = not netns and not former
+        if self._is_pinned:
+            found = {name: compiled.pins.program(name) for name in HOOKS}
             self.programs = {
-                name: self._keep(libbpf.open_pinned(compiled.pins.program(name))) for name in HOOKS
+                name: self._keep(libbpf.open_pinned(path))
+                for name, path in found.items()
+                if name in _TC or path.exists()
             }
         else:
-            self.programs = self._load(HOOKS)
+            self.programs = self._load(_TC)
 
     @property
     def xdp_programs(self) -> list[int]:
         """Those for XDP that are loaded."""
-        return [fd for name, fd in self.programs.items() if name.startswith("hook_xdp")]
+        return [fd for name, fd in self.programs.items() if name.startswith(_XDP)]
+
+    def load_xdp(self) -> int:
+        """The XDP program; few interfaces need it, and the verifier takes long over it.
+
+        Raises:
+            LoadError: the verifier refuses it.
+        """
+        if _XDP not in self.programs:
+            self.programs |= self._load([_XDP])
+        return self.programs[_XDP]
 
     def load_jumbo(self) -> int:
         """The XDP program that takes frames of several buffers.
@@ -74,7 +91,7 @@ class Variant:
         Raises:
             LoadError: the kernel has no such programs (before Linux v5.18).
         """
-        name = f"hook_xdp{JUMBO}"
+        name = f"{_XDP}{JUMBO}"
         if name not in self.programs:
             self.programs |= self._load([name], JUMBO, flags=libbpf.BPF_F_XDP_HAS_FRAGS)
         return self.programs[name]
@@ -109,7 +126,11 @@ class Variant:
             if images[its[0]].kind in kinds
         }
         for tail, its in tails.items():
-            maps[tail] = self._keep(libbpf.create_program_array(tail, len(its)))
+            if self._is_pinned and not suffix:
+                # It outlives us, as the programs that are attached do.
+                maps[tail] = self._keep(libbpf.open_pinned(self._compiled.map(tail)))
+            else:
+                maps[tail] = self._keep(libbpf.create_program_array(tail, len(its)))
         hooks_and_tails = [*names, *(name for its in tails.values() for name in its)]
         with ExitStack() as opened:
             for one in {one for name in hooks_and_tails for one in images[name].maps} - {*maps}:

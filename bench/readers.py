@@ -96,7 +96,9 @@ def bcc_reader(buffer: str, size_bytes: int, *, is_read: bool) -> Filled:
     # What is there already is opened, and bcc would not make the elements of these as they are.
     make_chunks(plan.pins)
     make_tries(plan.pins)
-    made = compiled(flow_source(plan), options(plan), aside=plan.pins.map(""), seeds=plan.seeds)
+    source = flow_source(plan)
+    told = options(source, plan)
+    made = compiled(source, told, aside=plan.pins.map(""), seeds=plan.seeds)
     remove_all(plan.pins.root)
     reader = _callbacks(made.bcc, "packets", buffer, size_bytes, PACKET_EVENT if is_read else None)
     names = {fd: name for name, fd in made.maps.items()}

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from aiokafka.consumer import fetcher
@@ -15,6 +16,27 @@ pytest_plugins = [
     "tests.services.cluster",
     "tests.services.secure_broker",
 ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first, so that no worker is left with one while others idle.
+
+    What a file starts tells: everything, services or programs of the kernel, nothing.
+    """
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: _LONGEST.index(_kind(item.path, marks[item.path])))
+
+
+_LONGEST = ("chaos", "both", "one", "neither")
+
+
+def _kind(path: Path, marks: set[str]) -> str:
+    if path.parent.name == "chaos":
+        return "chaos"
+    return ("neither", "one", "both")[len(marks & {"services", "kernel"})]
 
 
 @pytest.fixture(scope="session", autouse=True)

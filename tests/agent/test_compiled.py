@@ -9,6 +9,7 @@ import json
 import random
 import struct
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from agent.images import Image
 from agent.kernel import _keep
 from agent.mapshapes import ALL, MapShape
 from agent.plan import SEEDS, draw_seeds
+from agent.socket_hooks import SOCKETS
 from agent.sources import FLOW, Source, options
 from tests.agent.test_cache import KEY, OTHER_KEY
 from tests.bpf.programs import a_plan
@@ -128,7 +130,7 @@ def test_another_compiler_makes_it_stale(tmp_path):
 
 
 def test_the_key_is_another_for_another_source_or_configuration():
-    plain = options(a_plan())
+    plain = options(FLOW, a_plan())
 
     assert len({key_of(FLOW, plain), key_of(SOURCE, plain), key_of(FLOW, [*plain, "-DA=1"])}) == 3
 
@@ -138,7 +140,15 @@ def test_the_key_is_the_same_for_all_pins_and_seeds():
 
     assert one.pin_path != other.pin_path
     assert one.seeds != other.seeds
-    assert key_of(FLOW, options(one)) == key_of(FLOW, options(other))
+    assert key_of(FLOW, options(FLOW, one)) == key_of(FLOW, options(FLOW, other))
+
+
+def test_what_only_sockets_are_told_has_no_flows_compiled_again():
+    plan = a_plan()
+    other = replace(plan, socket_ticks=plan.socket_ticks + 1)
+
+    assert options(FLOW, plan) == options(FLOW, other)
+    assert options(SOCKETS, plan) != options(SOCKETS, other)
 
 
 def test_the_key_is_another_once_a_header_changes(tmp_path, monkeypatch):

@@ -3,10 +3,11 @@
 
 import json
 import socket
+from ipaddress import IPv6Address, ip_address
 
 import pytest
 
-from agent.links import LinkSocket
+from agent.links import LinkSocket, local_addresses
 from tests.lab.foreign import foreign_xdp_program
 from tests.lab.links import HERE
 from tests.lab.tun import tun
@@ -42,6 +43,20 @@ def test_a_tunnel_has_no_link_header_and_no_address(lab):
         told = links.one(socket.if_nametoindex(device.name))
 
     assert (told.link_bytes, told.mac, told.kind) == (0, "", "tun")
+
+
+def test_addresses_are_told_as_iproute2_tells_them(dual_wire):
+    far = dual_wire.far.namespace
+    with far.entered():
+        told = {IPv6Address(bytes(one)) for one in local_addresses()}
+    expected = {
+        ip_address(one["local"])
+        for link in json.loads(far.run("ip", "-json", "address", "show"))
+        for one in link["addr_info"]
+    }
+
+    assert {one.ipv4_mapped or one for one in told} == expected
+    assert {ip_address(dual_wire.far.ipv4), ip_address(dual_wire.far.ipv6)} <= expected
 
 
 def test_an_index_that_no_interface_has_is_none():

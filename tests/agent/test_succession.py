@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from agent.plan import root_of
 from schemas.interface import EVENTS
@@ -126,12 +128,11 @@ def assert_books_balance(published: Published, ingress: tuple, egress: tuple) ->
 @pytest.mark.parametrize(
     "flags",
     [
+        # Each hook and each buffer with room and without, tc's two with both buffers.
         (),
-        ("--tc", "clsact"),
-        ("--hook", "xdp-generic"),
-        ("--buffer", "perf"),
-        ("--flow-slots", "64"),
-        ("--flow-slots", "64", "--ring-bytes", "4096"),
+        ("--tc", "clsact", "--buffer", "perf"),
+        ("--hook", "xdp-generic", "--flow-slots", "64"),
+        ("--tc", "clsact", "--flow-slots", "64", "--ring-bytes", "4096"),
         ("--flow-slots", "64", "--ring-bytes", "8192", "--buffer", "perf"),
     ],
     ids=lambda flags: " ".join(flags) or "tcx",
@@ -229,6 +230,27 @@ def test_other_options_take_other_programs_and_keep_the_maps(kafka, wire, change
         published = line.finish()
 
     assert_books_balance(published, grown.ingress, grown.egress)
+
+
+def test_who_would_observe_at_tc_goes_on_at_xdp_where_an_agent_was_before(kafka, wire):
+    # Fragments, which go on in another program.
+    packet = IP(src=wire.far.ipv4, dst="198.18.255.9", flags="MF", id=7) / UDP(sport=7, dport=9)
+    fragment = bytes(Ether(src=wire.far.mac, dst=wire.near.mac) / packet / bytes(64))
+    before = wire.quiet()
+    with successors("--interface", wire.near.name, "--hook", "xdp-generic", kafka=kafka) as line:
+        ping(wire)
+        line.latest.kill()
+        wire.far.send([fragment] * 3)
+        line.following("--hook", "auto")
+        wire.far.send([fragment] * 5)
+        ping(wire)
+        grown = wire.quiet() - before
+        published = line.finish()
+
+    assert "ingress=xdp_generic" in line.latest.said
+    assert_books_balance(published, grown.ingress, grown.egress)
+    ports = published.column("flow", "src_port")
+    assert int(published.column("flow", "packets")[ports == 7].sum()) == 8
 
 
 @pytest.mark.parametrize("end", ["stopped", "killed"])

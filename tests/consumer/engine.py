@@ -21,6 +21,9 @@ from schemas.catalogue import RECORDS
 from schemas.rollup import ROLLUPS
 
 _sinks: list[Sink] = []
+# Children of one that has imported all but the engine, which would cost each of them a second.
+_processes = get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
 
 
 def _open(dsn: str, clients: int) -> None:
@@ -78,9 +81,7 @@ class Engine:
     """A database in *directory*, open from `__enter__` to `__exit__`."""
 
     def __init__(self, directory: Path, clients: int = 1) -> None:
-        self._pool = ProcessPoolExecutor(
-            1, get_context("spawn"), _open, (f"chdb://{directory}", clients)
-        )
+        self._pool = ProcessPoolExecutor(1, _processes, _open, (f"chdb://{directory}", clients))
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ import pytest
 
 from hookline.cli import parser_for
 from hookline.history import PlaceError, open_history
+from tests.hookline.commands import Commands
 from tests.services.served_history import ROOT, ServedHistory, served_history
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -68,12 +69,20 @@ def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return served.directory
 
 
-@pytest.fixture(params=["served", "left_behind"])
-def run(request: pytest.FixtureRequest) -> Run:
+@pytest.fixture(scope="module")
+def asked() -> Iterator[Run]:
+    """Run hookline on whatever is named."""
+    with Commands() as commands:
+        yield commands.run
+
+
+@pytest.fixture(scope="module", params=["served", "left_behind"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Run hookline on a history that is served, and on one that is not."""
     history = request.getfixturevalue(request.param)
     directory = history.directory if request.param == "served" else history
-    return lambda *words, **rest: hookline(*words, "--data", str(directory), **rest)
+    with Commands() as commands:
+        yield lambda *words, **rest: commands.run(*words, "--data", str(directory), **rest)
 
 
 def test_a_table_shows_every_digit_and_addresses_as_they_were_on_the_wire(run: Run):
@@ -247,8 +256,8 @@ def test_addresses_stay_whole_on_a_narrow_terminal(served: ServedHistory):
         ("--process", "4294967296", "write 0 to 4294967295"),
     ],
 )
-def test_a_bad_value_is_named_with_its_fix(option: str, value: str, fix: str):
-    done = hookline("flows", option, value)
+def test_a_bad_value_is_named_with_its_fix(asked: Run, option: str, value: str, fix: str):
+    done = asked("flows", option, value)
 
     assert done.returncode == 2
     assert repr(value) in done.stderr.splitlines()[-1]
@@ -273,12 +282,12 @@ def test_a_history_that_another_process_holds_is_said_to_be_held(tmp_path: Path)
     assert re.fullmatch(r"hookline query: another process holds [^\n]+\n", done.stderr)
 
 
-def test_a_server_is_asked_by_url_or_environment(served: ServedHistory, monkeypatch):
+def test_a_server_is_asked_by_url_or_environment(asked: Run, served: ServedHistory, monkeypatch):
     url = served.url.replace("//", "//hookline@")
-    assert hookline("query", "SELECT 1 AS a", "--url", url).stdout.split() == ["a", "1"]
+    assert asked("query", "SELECT 1 AS a", "--url", url).stdout.split() == ["a", "1"]
 
     monkeypatch.setenv("HOOKLINE_CLICKHOUSE", url)
-    assert hookline("query", "SELECT 2 AS a").stdout.split() == ["a", "2"]
+    assert asked("query", "SELECT 2 AS a").stdout.split() == ["a", "2"]
 
 
 @pytest.mark.parametrize(
@@ -290,31 +299,33 @@ def test_a_server_is_asked_by_url_or_environment(served: ServedHistory, monkeypa
         ("http://127.0.0.1:1", 1, "cannot ask http://127.0.0.1:1: connection refused"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_one_clear_line(url: str, code: int, line: str):
-    done = hookline("query", "SELECT 1", "--url", url)
+def test_a_url_that_leads_nowhere_is_one_clear_line(asked: Run, url: str, code: int, line: str):
+    done = asked("query", "SELECT 1", "--url", url)
 
     assert done.returncode == code
     assert re.fullmatch(r"hookline query: [^\n]+\n", done.stderr)
     assert line in done.stderr
 
 
-def test_a_wrong_password_is_one_clear_line(served: ServedHistory):
+def test_a_wrong_password_is_one_clear_line(asked: Run, served: ServedHistory):
     with_password = {"HOOKLINE_CLICKHOUSE": served.url.replace("//", "//root:secret@")}
     beside = {"HOOKLINE_CLICKHOUSE_PASSWORD": "secret"}
 
     for done in (
-        hookline("query", "SELECT 1", **with_password),
-        hookline("query", "SELECT 1", "--url", served.url.replace("//", "//root@"), **beside),
+        asked("query", "SELECT 1", **with_password),
+        asked("query", "SELECT 1", "--url", served.url.replace("//", "//root@"), **beside),
     ):
         assert done.returncode == 1
         assert "Authentication failed" in done.stderr
         assert "secret" not in done.stderr
 
 
-def test_an_error_in_the_middle_of_a_result_is_told_apart_from_it(served: ServedHistory):
+def test_an_error_in_the_middle_of_a_result_is_told_apart_from_it(
+    asked: Run, served: ServedHistory
+):
     sql = "SELECT intDiv(1, 2000000 - number) AS x FROM numbers(3000000)"
 
-    done = hookline("query", sql, "--format", "json", "--data", str(served.directory))
+    done = asked("query", sql, "--format", "json", "--data", str(served.directory))
 
     assert done.returncode == 1
     assert "Division by zero" in done.stderr
@@ -322,12 +333,12 @@ def test_an_error_in_the_middle_of_a_result_is_told_apart_from_it(served: Served
     assert done.stdout.endswith('{"x":0}\n')
 
 
-def test_version_help_and_usage():
-    assert hookline("--version").stdout.startswith("hookline ")
-    assert "examples:" in hookline("--help").stdout
-    assert "examples:" in hookline("flows", "--help").stdout
-    assert hookline().returncode == 2
-    assert hookline("nonsense").returncode == 2
+def test_version_help_and_usage(asked: Run):
+    assert asked("--version").stdout.startswith("hookline ")
+    assert "examples:" in asked("--help").stdout
+    assert "examples:" in asked("flows", "--help").stdout
+    assert asked().returncode == 2
+    assert asked("nonsense").returncode == 2
 
 
 def test_a_password_in_a_url_that_was_typed_is_refused_and_not_repeated(monkeypatch, capsys):

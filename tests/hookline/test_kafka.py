@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -100,9 +102,20 @@ def ends_within(pid: int, seconds: float) -> bool:
         os.close(process)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def asked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kafka]:
+    """A broker that keeps what it was asked to keep, in as many partitions as it was asked for."""
+    retention = Retention(hours=2, partition_bytes=64 << 20)
+    directory = tmp_path_factory.mktemp("asked")
+    async with Kafka(directory, partitions=3, retention=retention) as kafka:
+        yield kafka
+
+
 async def test_records_are_found_again_after_a_restart(tmp_path):
     async with Kafka(tmp_path) as kafka:
         await produce(kafka.bootstrap, [b"batch 1", b"batch 2"])
+    # Once stopped it answers no more.
+    assert not await answers(kafka.port)
 
     async with Kafka(tmp_path) as kafka:
         await produce(kafka.bootstrap, [b"batch 3"])
@@ -128,23 +141,14 @@ async def test_a_record_of_fifteen_mebibytes_passes(kafka):
     assert await consume(kafka, 1, topic="large") == [value]
 
 
-async def test_topics_get_as_many_partitions_as_asked_for_when_first_used(tmp_path):
-    async with Kafka(tmp_path, partitions=3) as kafka:
-        await produce(kafka.bootstrap, [b"batch 1"])
+async def test_topics_get_as_many_partitions_as_asked_for_when_first_used(asked):
+    await produce(asked.bootstrap, [b"batch 1"])
 
-        assert await partitions_of(kafka.bootstrap, TOPIC) == {0, 1, 2}
+    assert await partitions_of(asked.bootstrap, TOPIC) == {0, 1, 2}
 
 
-def test_listens_on_loopback_only(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", STARTS_A_BROKER_AND_WAITS, tmp_path],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as parent:
-        try:
-            addresses = listening_addresses(int(parent.stdout.readline()))
-        finally:
-            parent.kill()
+async def test_listens_on_loopback_only(asked):
+    addresses = listening_addresses(asked.pid)
 
     assert addresses
     assert addresses <= {"127.0.0.1", "[::ffff:127.0.0.1]"}
@@ -162,25 +166,17 @@ def test_the_broker_ends_when_its_parent_is_killed(tmp_path):
         assert ends_within(broker, DEADLINE_S)
 
 
-async def test_stops_answering_once_stopped(tmp_path):
-    kafka = Kafka(tmp_path)
-    await kafka.start()
-    assert await answers(kafka.port)
-
-    await kafka.stop()
-
-    assert not await answers(kafka.port)
-
-
-async def test_a_broker_that_does_not_end_in_time_is_killed(tmp_path):
+async def test_a_broker_that_does_not_end_in_time_is_killed_and_answers_no_more(tmp_path):
     kafka = Kafka(tmp_path)
     await kafka.start()
     broker = kafka.pid
+    assert await answers(kafka.port)
     os.kill(broker, signal.SIGSTOP)
 
     await kafka.stop(deadline_s=0.1)
 
     assert not Path(f"/proc/{broker}").exists()
+    assert not await answers(kafka.port)
 
 
 async def test_a_start_that_is_cancelled_leaves_no_broker(tmp_path):
@@ -219,19 +215,15 @@ async def test_a_broker_that_exits_at_start_is_quoted(tmp_path):
         await Kafka(tmp_path).start()
 
 
-async def test_two_brokers_do_not_share_a_directory(tmp_path):
-    async with Kafka(tmp_path) as first:
-        with pytest.raises(KafkaError, match=f"^another broker is running in {tmp_path}$"):
-            await Kafka(tmp_path).start()
+async def test_two_brokers_do_not_share_a_directory(asked):
+    with pytest.raises(KafkaError, match=f"^another broker is running in {asked.directory}$"):
+        await Kafka(asked.directory).start()
 
-        assert await answers(first.port)
+    assert await answers(asked.port)
 
 
-async def test_the_broker_keeps_records_as_long_as_asked(tmp_path):
-    retention = Retention(hours=2, partition_bytes=64 << 20)
-
-    async with Kafka(tmp_path, retention=retention) as kafka:
-        settings = await broker_settings(kafka.bootstrap)
+async def test_the_broker_keeps_records_as_long_as_asked(asked):
+    settings = await broker_settings(asked.bootstrap)
 
     assert settings["log.retention.hours"] == "2"
     assert settings["log.retention.bytes"] == str(64 << 20)

@@ -101,12 +101,11 @@ def test_a_capture_without_packets_is_no_error(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_standard_input_is_a_capture_too(lab, tmp_path):
-    data = tmp_path / "data"
+def test_standard_input_is_a_capture_too(kafka, lab, tmp_path):
     content = pcap(tmp_path / "a.pcap", [FRAME] * 3).read_bytes()
 
     done = subprocess.run(
-        command("replay", f"--data={data}", "-"),
+        command("replay", f"--kafka={kafka}", "-"),
         input=content,
         capture_output=True,
         check=False,

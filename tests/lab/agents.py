@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 SPOOLS = Path(tempfile.gettempdir()) / "hookline-test-spools"
 NOWHERE = "127.0.0.1:9"  # the discard port, where no broker listens
 _STOP_S = 30.0
+# By name, when the first agent that had it began, in milliseconds since 1970.
+BEGAN_MS: dict[str, int] = {}
 
 
 class Agent:
@@ -38,6 +41,7 @@ class Agent:
     ) -> None:
         """*run_by* is a command that runs the agent in its own place."""
         self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
+        BEGAN_MS.setdefault(self.name, time.time_ns() // 1_000_000)
         self.lines: list[str] = []
         # Without sockets unless a test asks: they would be those of everybody on this machine.
         # What a test leaves attached would be nobody's.

@@ -62,9 +62,10 @@ class Namespace:
         prefix = ["ip", "netns", "exec", self.name] if self.name else []
         return [*prefix, *arguments]
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        command = self.command(*arguments)
         done = subprocess.run(
-            self.command(*arguments), check=False, capture_output=True, text=True, timeout=60
+            command, check=False, capture_output=True, text=True, timeout=60, input=stdin
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(arguments)}: {done.stderr or done.stdout}")
@@ -114,8 +115,9 @@ class End:
             return socket.if_nametoindex(self.name)
 
     def set_offloads(self, *, on: bool) -> None:
-        for offload in _OFFLOADS:
-            self.namespace.run("ethtool", "-K", self.name, offload, "on" if on else "off")
+        state = "on" if on else "off"
+        wanted = [word for offload in _OFFLOADS for word in (offload, state)]
+        self.namespace.run("ethtool", "-K", self.name, *wanted)
 
     def raw_socket(self) -> socket.socket:
         """A socket that sends whole frames and never touches them."""
@@ -200,18 +202,17 @@ def _configure(end: End, other: End, *, ipv6: bool) -> None:
     # Without autoconfiguration: nothing that we have not sent should be on the link.
     settings = {"addr_gen_mode": "1", "accept_ra": "0", "accept_dad": "0"}
     settings["disable_ipv6"] = "0" if ipv6 else "1"
-    for name, value in settings.items():
-        end.namespace.run("sysctl", "-qw", f"net.ipv6.conf.{end.name}.{name}={value}")
-    end.namespace.run("ip", "link", "set", "lo", "up")
-    end.namespace.run("ip", "link", "set", end.name, "up")
-    addresses = [(end.ipv4 + "/30", other.ipv4)] + [(end.ipv6 + "/64", other.ipv6)] * ipv6
+    set_to = (f"net.ipv6.conf.{end.name}.{name}={value}" for name, value in settings.items())
+    end.namespace.run("sysctl", "-qw", *set_to)
+    orders = ["link set lo up", f"link set {end.name} up"]
+    addresses = [(end.ipv4 + "/30", other.ipv4)] + [(end.ipv6 + "/64 nodad", other.ipv6)] * ipv6
     for address, neighbour in addresses:
-        nodad = ["nodad"] if ":" in address else []
-        end.namespace.run("ip", "address", "add", address, "dev", end.name, *nodad)
-        end.namespace.run(
-            *("ip", "neighbour", "replace", neighbour, "lladdr", other.mac),
-            *("dev", end.name, "nud", "permanent"),
-        )
+        orders += [
+            f"address add {address} dev {end.name}",
+            f"neighbour replace {neighbour} lladdr {other.mac} dev {end.name} nud permanent",
+        ]
+    # In one process: hundreds of tests have a link of their own.
+    end.namespace.run("ip", "-batch", "-", stdin="\n".join(orders))
 
 
 def remove_leftovers() -> None:

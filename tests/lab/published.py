@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.catalogue import RECORDS
 from schemas.fields import DIRECTIONS
 from schemas.wire import Batch, Names, Text, decode
+from tests.lab.agents import BEGAN_MS
 from tests.lab.capture import FiveTuple
 from tests.schemas.batches import plain_texts, same_columns
 
@@ -106,13 +107,10 @@ def read_published(bootstrap: str, node: str) -> Published:
 
 
 async def _read(bootstrap: str, node: str) -> Published:
-    async with asyncio.timeout(_DEADLINE_S):
-        payloads = await asyncio.gather(
-            *(_payloads(bootstrap, record.topic, node.encode()) for record in RECORDS)
-        )
     published = Published()
-    for record, its_payloads in zip(RECORDS, payloads, strict=True):
-        published.batches[record.kind] = _once(decode(payload) for payload in its_payloads)
+    payloads = await _payloads(bootstrap, [record.topic for record in RECORDS], node)
+    for record in RECORDS:
+        published.batches[record.kind] = _once(map(decode, payloads[record.topic]))
     return published
 
 
@@ -127,23 +125,34 @@ def _once(batches: Iterable[Batch]) -> list[Batch]:
 
 async def read_topic(bootstrap: str, topic: str, node: str) -> list[Batch]:
     """The batches of *node* in one topic, in their order."""
-    return [decode(payload) for payload in await _payloads(bootstrap, topic, node.encode())]
+    return [decode(payload) for payload in (await _payloads(bootstrap, [topic], node))[topic]]
 
 
-async def _payloads(bootstrap: str, topic: str, key: bytes) -> list[bytes]:
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, max_partition_fetch_bytes=16 << 20, fetch_max_wait_ms=50
-    )
-    await consumer.start()
-    try:
-        partition = TopicPartition(topic, 0)
-        consumer.assign([partition])
-        await consumer.seek_to_beginning(partition)
-        end = (await consumer.end_offsets([partition]))[partition]
-        found = []
-        while await consumer.position(partition) < end:
-            for records in (await consumer.getmany(timeout_ms=1000)).values():
-                found += [record.value for record in records if record.key == key]
-        return found
-    finally:
-        await consumer.stop()
+async def _payloads(bootstrap: str, topics: list[str], node: str) -> dict[str, list[bytes]]:
+    """By topic, what *node* has published since it began; others have filled the topics before."""
+    async with asyncio.timeout(_DEADLINE_S):
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap, max_partition_fetch_bytes=16 << 20, fetch_max_wait_ms=50
+        )
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(topic, 0) for topic in topics]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            begins = await consumer.offsets_for_times(
+                dict.fromkeys(partitions, BEGAN_MS.get(node, 0))
+            )
+            left = set()
+            for partition, found in begins.items():
+                consumer.seek(partition, found.offset if found else ends[partition])
+                if found and found.offset < ends[partition]:
+                    left.add(partition)
+            payloads: dict[str, list[bytes]] = defaultdict(list)
+            while left:
+                for partition, records in (await consumer.getmany(timeout_ms=1000)).items():
+                    its = (record.value for record in records if record.key == node.encode())
+                    payloads[partition.topic] += its
+                left -= {one for one in left if await consumer.position(one) >= ends[one]}
+            return payloads
+        finally:
+            await consumer.stop()

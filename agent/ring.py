@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import libbpf
-from agent.rows import chosen
 
 _BUSY = np.uint32(1 << 31)
 _DISCARD = np.uint32(1 << 30)
@@ -55,7 +54,9 @@ class RingBuffer:
         self._views: dict[int, tuple[NDArray[np.uint32], NDArray[Any]]] = {}
         # Much of a drain is numpy's own, so none makes an array that could be here already.
         self._finished_header = np.array(dtype.itemsize, np.uint32)
-        self._are_finished = np.empty(size_bytes // self._stride, np.bool_)
+        # The same bytes twice: numpy writes them, and a bytearray finds one with less ado.
+        self._flags = bytearray(size_bytes // self._stride)
+        self._are_finished = np.frombuffer(self._flags, np.bool_)
         self._nothing = np.empty(0, dtype)
         self._consumed = self._consumer_position[0]
 
@@ -84,8 +85,11 @@ class RingBuffer:
 
         One aligned store, and after every copy: so nothing is written over that is still read.
         """
-        self._consumer_position[0] = max(self._consumer_position[0], position[0])
-        self._consumed = max(self._consumed, position[0])
+        (until,) = position
+        if until <= self._consumer_position[0]:
+            return
+        self._consumer_position[0] = until
+        self._consumed = max(self._consumed, until)
 
     def drain(self, limit: int = 1 << 20) -> NDArray[Any]:
         """Copy out at most *limit* finished records.
@@ -95,21 +99,25 @@ class RingBuffer:
         barrier would be needed after steps 1 and 2, and before a release.
         """
         # 1. One aligned load of the producer's position.
-        count = min((self._producer_position[0] - self._consumed) // self._stride, limit)
+        consumed = self._consumed
+        count = min((self._producer_position[0] - consumed) // self._stride, limit)
         if not count:
             return self._nothing
-        headers, records = self._from(self._consumed & self._mask, count)
+        headers, records = self._from(consumed & self._mask, count)
         # 2. The headers, by themselves, before any data.
-        is_kept = None
-        are_finished = np.equal(headers, self._finished_header, out=self._are_finished[:count])
-        if np.count_nonzero(are_finished) < count:
-            count, is_kept = _finished(headers.copy(), self._dtype.itemsize)
-            if not count:
-                return self._nothing
+        np.equal(headers, self._finished_header, self._are_finished[:count])
+        if self._flags.find(0, 0, count) >= 0:
+            return self._drain_kept(headers, records)
         # 3. The data of finished records.
-        rows = records[:count].copy().view(self._dtype)
+        self._consumed = consumed + count * self._stride
+        return records.copy().getfield(self._dtype)
+
+    def _drain_kept(self, headers: NDArray[np.uint32], records: NDArray[Any]) -> NDArray[Any]:
+        """The same where a record is not finished, was abandoned, or has a wrong size."""
+        count, is_kept = _finished(headers.copy(), self._dtype.itemsize)
         self._consumed += count * self._stride
-        return rows if is_kept is None else chosen(rows, is_kept)
+        # A copy, as of rows by a mask.
+        return records[:count][is_kept].view(self._dtype)
 
     def _from(self, at: int, count: int) -> tuple[NDArray[np.uint32], NDArray[Any]]:
         """The headers and the data of *count* records, where they lie.
@@ -132,8 +140,8 @@ class RingBuffer:
         return headers[number : number + count], records[number : number + count]
 
 
-def _finished(headers: NDArray[np.uint32], size_bytes: int) -> tuple[int, NDArray[np.bool_] | None]:
-    """How many records come before the first busy one, and which of them to keep (None: all)."""
+def _finished(headers: NDArray[np.uint32], size_bytes: int) -> tuple[int, NDArray[np.bool_]]:
+    """How many records come before the first busy one, and which of them to keep."""
     is_busy = (headers & _BUSY) != 0
     if is_busy.any():
         headers = headers[: int(is_busy.argmax())]

@@ -27,11 +27,11 @@ class Memory:
         self.content = np.memmap(path, np.uint8, "r+")
         self.produced = 0
 
-    def reserve(self) -> int:
+    def reserve(self, size: int = ROW.itemsize) -> int:
         """Where a new record is, busy until it is committed."""
         at = self.produced
-        self._header(at, ROW.itemsize | BUSY)
-        self.produced += STRIDE
+        self._header(at, size | BUSY)
+        self.produced += 8 + size
         self.content[PAGE : PAGE + 8].view(np.uint64)[0] = self.produced
         return at
 
@@ -274,11 +274,21 @@ def test_a_second_reader_passes_over_what_is_told_although_it_was_not_released(
 
 
 @pytest.mark.parametrize("before", [0, 1, SIZE // STRIDE])
-def test_a_record_of_another_size_is_refused_by_its_size(memory, ring, before):
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
+def test_records_of_another_size_are_refused_by_their_size(memory, ring, before, count):
     memory.put(*range(before))
     taken(ring)
+    for number in range(count):
+        memory.commit(memory.reserve(size=24), number, size=24)
+
+    with pytest.raises(RingError, match="^a record has 24 bytes, not 16; restart the agent$"):
+        ring.drain()
+
+
+def test_a_record_of_another_size_among_ours_is_refused_too(memory, ring):
     memory.put(1)
-    memory.commit(memory.reserve(), 2, size=24)
+    memory.commit(memory.reserve(size=24), 2, size=24)
+    memory.put(3)
 
     with pytest.raises(RingError, match="^a record has 24 bytes, not 16; restart the agent$"):
         ring.drain()

@@ -84,9 +84,7 @@ class RingBuffer:
         One aligned store, and after every copy: so nothing is written over that is still read.
         """
         (until,) = position
-        if until <= self._consumer_position[0]:
-            return
-        self._consumer_position[0] = until
+        self._consumer_position[0] = max(self._consumer_position[0], until)
         if until > self._consumed:
             self._seek(until)
 

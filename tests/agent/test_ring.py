@@ -273,6 +273,16 @@ def test_a_second_reader_passes_over_what_is_told_although_it_was_not_released(
     assert memory.consumed == STRIDE
 
 
+def test_a_reader_passes_over_what_another_released_since_it_was_opened(memory, ring, tmp_path):
+    second = RingBuffer(tmp_path / "ring", SIZE, ROW)
+    memory.put(1, 2)
+    taken(ring)
+
+    second.release(ring.drained())
+    memory.put(3)
+    assert second.drain()["number"].tolist() == [3]
+
+
 @pytest.mark.parametrize("before", [0, 1, SIZE // STRIDE])
 @pytest.mark.parametrize("count", [1, 2, 3, 100])
 def test_records_of_another_size_are_refused_by_their_size(memory, ring, before, count):

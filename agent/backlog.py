@@ -3,7 +3,7 @@
 
 from collections import deque
 
-from agent.spool import Entry, Name
+from agent.segments import Entry, Name
 from schemas.wire import Batch, encode
 
 _MOST_BYTES = 32 << 20

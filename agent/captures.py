@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent import libbpf
+from agent import libbpf, newmaps
 from agent.condition import ConditionError, condition
 from agent.maps import mapped_array
 from agent.plan import LoadError, Plan, Recompilation
@@ -93,7 +93,7 @@ class Captures:
             slot = next((slot for slot in range(CAPTURE_SLOTS) if slot not in self._running), None)
             if slot is None:
                 raise CaptureError(f"{CAPTURE_SLOTS} captures run already; stop one first")
-            capture = Capture(slot, tree, snaplen, libbpf.create_ring(ring_bytes))
+            capture = Capture(slot, tree, snaplen, newmaps.create_ring(ring_bytes))
             try:
                 await self._add(capture)
             except BaseException:
@@ -115,7 +115,7 @@ class Captures:
     async def _add(self, capture: Capture) -> None:
         definitions = self._definitions([*self._running.values(), capture])
         if self._rings_fd < 0:
-            self._rings_fd = libbpf.create_array_of_rings(CAPTURE_SLOTS)
+            self._rings_fd = newmaps.create_array_of_rings(CAPTURE_SLOTS)
             libbpf.pin(self._rings_fd, self.plan.pins.map(RINGS))
         self._running[capture.slot] = capture
         # Those that run keep theirs; its size is that of the longest packet that is wanted.

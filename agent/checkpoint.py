@@ -21,7 +21,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import libbpf
+from agent import libbpf, newmaps
 from agent.plan import Pins
 from agent.rows import Rows, copied
 from schemas.dtype import dtype_from_layout
@@ -115,7 +115,7 @@ def saved_in(pins: Pins) -> Saved | None:
 
 def shared_array(path: Path, *, value_bytes: int, count: int) -> mmap.mmap:
     """The array pinned at *path*, or a new one, as writable memory."""
-    os.close(libbpf.open_or_create_array(path, value_bytes=value_bytes, count=count))
+    os.close(newmaps.open_or_create_array(path, value_bytes=value_bytes, count=count))
     return _existing_array(path)
 
 

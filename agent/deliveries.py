@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent.columns import Columns, typed
-from agent.spool import Name, RunAndKind, Waiting
+from agent.segments import Name
+from agent.spool import RunAndKind, Waiting
 from schemas.delivery import DELIVERY
 from schemas.wire import Batch, Names
 

@@ -8,7 +8,7 @@ Each function raises OSError with the kernel's errno, the call and what it was g
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,7 @@ BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
 BPF_F_BEFORE = 1 << 3  # without a program to be before: at the head of the chain
 
-# enum bpf_map_type and enum bpf_link_type, in the same file.
-MAP_LPM_TRIE = 11
-MAP_ARRAY_OF_MAPS = 12
-MAP_SK_STORAGE = 24
-MAP_RINGBUF = 27
+# enum bpf_link_type, in the same file.
 LINK_CGROUP = 3
 LINK_XDP = 6
 
@@ -37,9 +33,7 @@ XDP_FLAGS_DRV_MODE = 1 << 2
 _ENOTSUPP = 524  # include/linux/errno.h; the C library does not know it
 _MOST_PROGRAMS = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 
-# enum bpf_map_type, enum bpf_prog_type
-_ARRAY = 2
-_PROGRAM_ARRAY = 3
+# enum bpf_prog_type
 PROGRAM_TYPES = {
     "SCHED_CLS": 3,
     "XDP": 6,
@@ -47,8 +41,6 @@ PROGRAM_TYPES = {
     "SOCK_OPS": 13,
     "CGROUP_SOCK_ADDR": 18,
 }
-BPF_F_NO_PREALLOC = 1 << 0
-_BPF_F_MMAPABLE = 1 << 10
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 
 _Pointer = ctypes.c_void_p
@@ -57,16 +49,6 @@ _Pointer = ctypes.c_void_p
 class _LinkCreateOptions(ctypes.Structure):
     # The head of struct bpf_link_create_opts (libbpf 0.1); sz tells libbpf where it ends.
     _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("_pad", ctypes.c_uint32))
-
-
-class _MapCreateOptions(ctypes.Structure):
-    # The head of struct bpf_map_create_opts (libbpf 0.7).
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("btf", ctypes.c_uint32 * 4),
-        ("inner_map_fd", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-    )
 
 
 class _ProgramLoadOptions(ctypes.Structure):
@@ -173,7 +155,8 @@ def _load_library() -> ctypes.CDLL:
 _libbpf = _load_library()
 
 
-def _call(name: str, subject: str, *arguments: object) -> int:
+def call(name: str, subject: str, *arguments: object) -> int:
+    """Call a function of libbpf's by its *name*; an error says what its *subject* was."""
     result: int = getattr(_libbpf, name)(*arguments)
     if result < 0:
         # libbpf 1 returns -errno; older ones set errno and return -1.
@@ -184,12 +167,12 @@ def _call(name: str, subject: str, *arguments: object) -> int:
 
 def open_pinned(path: os.PathLike[str]) -> int:
     """A new descriptor of the object pinned at *path*; the caller closes it."""
-    return _call("bpf_obj_get", str(path), os.fsencode(path))
+    return call("bpf_obj_get", str(path), os.fsencode(path))
 
 
 def pin(fd: int, path: Path) -> None:
     """Keep the object of *fd* alive under *path* until that is unlinked."""
-    _call("bpf_obj_pin", str(path), fd, os.fsencode(path))
+    call("bpf_obj_pin", str(path), fd, os.fsencode(path))
 
 
 def create_link(program_fd: int, ifindex: int, attach_type: int, *, flags: int = 0) -> int:
@@ -199,7 +182,7 @@ def create_link(program_fd: int, ifindex: int, attach_type: int, *, flags: int =
     EINVAL: the kernel has no such attach type (tcx came with Linux v6.6).
     """
     options = _LinkCreateOptions(ctypes.sizeof(_LinkCreateOptions), flags, 0)
-    return _call(
+    return call(
         "bpf_link_create",
         f"ifindex {ifindex}",
         program_fd,
@@ -212,12 +195,12 @@ def create_link(program_fd: int, ifindex: int, attach_type: int, *, flags: int =
 def create_cgroup_link(program_fd: int, cgroup_fd: int, attach_type: int) -> int:
     """Attach a program to a cgroup, beside those of others; else as `create_link`."""
     subject = f"attach type {attach_type}"
-    return _call("bpf_link_create", subject, program_fd, cgroup_fd, attach_type, None)
+    return call("bpf_link_create", subject, program_fd, cgroup_fd, attach_type, None)
 
 
 def update_link(link_fd: int, program_fd: int) -> None:
     """Put another program of the same type in the place of a link's, without a packet between."""
-    _call("bpf_link_update", "link", link_fd, program_fd, None)
+    call("bpf_link_update", "link", link_fd, program_fd, None)
 
 
 def link_type(link_fd: int) -> int:
@@ -244,53 +227,8 @@ def information(fd: int) -> list[int]:
     """The first words of the kernel's struct about it: bpf_prog_info, _map_info, _link_info."""
     words = (ctypes.c_uint32 * 16)()
     size = ctypes.c_uint32(ctypes.sizeof(words))
-    _call("bpf_obj_get_info_by_fd", f"fd {fd}", fd, ctypes.byref(words), ctypes.byref(size))
+    call("bpf_obj_get_info_by_fd", f"fd {fd}", fd, ctypes.byref(words), ctypes.byref(size))
     return list(words)
-
-
-def create_ring(size_bytes: int) -> int:
-    """A new ring buffer; it lives as long as a descriptor, pin or program holds it."""
-    return _call("bpf_map_create", "ring", MAP_RINGBUF, b"hookline_ring", 0, 0, size_bytes, None)
-
-
-def has_ring_buffers() -> bool:
-    """Whether the kernel knows them (since Linux v5.8)."""
-    try:
-        os.close(create_ring(os.sysconf("SC_PAGE_SIZE")))
-    except OSError as error:
-        # For want of rights or memory it refuses those that it knows.
-        return error.errno != errno.EINVAL
-    return True
-
-
-def create_array_of_maps(pattern_fd: int, count: int) -> int:
-    """A new array whose elements are maps like that of the descriptor, or nothing."""
-    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), inner_map_fd=pattern_fd)
-    return _call(
-        *("bpf_map_create", "array of maps", MAP_ARRAY_OF_MAPS, b"hookline_maps"),
-        *(4, 4, count, ctypes.byref(options)),
-    )
-
-
-def pin_array_of_maps(path: Path, pattern_fd: int, count: int) -> None:
-    """Pin a new one at *path*; the descriptor of its pattern is closed."""
-    try:
-        fd = create_array_of_maps(pattern_fd, count)
-    finally:
-        os.close(pattern_fd)
-    try:
-        pin(fd, path)
-    finally:
-        os.close(fd)
-
-
-def create_array_of_rings(count: int) -> int:
-    """A new array whose elements are ring buffers, or nothing."""
-    pattern = create_ring(os.sysconf("SC_PAGE_SIZE"))
-    try:
-        return create_array_of_maps(pattern, count)
-    finally:
-        os.close(pattern)
 
 
 def detach_link(path: Path) -> None:
@@ -299,68 +237,18 @@ def detach_link(path: Path) -> None:
     A link whose interface has gone has detached itself; that is no error.
     """
     with opened(path) as fd, suppress(OSError):
-        _call("bpf_link_detach", str(path), fd)
+        call("bpf_link_detach", str(path), fd)
     path.unlink()
 
 
-def create_map(
-    name: str,
-    kind: int,
-    *,
-    key_bytes: int,
-    value_bytes: int,
-    count: int,
-    flags: int = 0,
-    types: Sequence[int] = (),
-) -> int:
-    """A map of any kind, by its descriptor.
-
-    *types* are a descriptor of BTF, and the numbers of the key's and the value's type in it.
-    """
-    options = _MapCreateOptions(sz=ctypes.sizeof(_MapCreateOptions), map_flags=flags)
-    options.btf[: len(types)] = types
-    return _call(
-        "bpf_map_create",
-        name,
-        kind,
-        _kernel_name(name),
-        key_bytes,
-        value_bytes,
-        count,
-        ctypes.byref(options),
-    )
-
-
-def _kernel_name(name: str) -> bytes:
+def kernel_name(name: str) -> bytes:
     """As the kernel takes it: 15 bytes (BPF_OBJ_NAME_LEN) of letters, digits, dots, underscores."""
     return name.replace("-", "_").encode()[:15]
 
 
 def load_btf(types: bytes) -> int:
     """Give the kernel a description of types; its descriptor."""
-    return _call("bpf_btf_load", "types", types, len(types), None)
-
-
-def create_array(name: str, *, value_bytes: int, count: int) -> int:
-    """An array that can be mapped into memory, by its descriptor."""
-    return create_map(
-        name, _ARRAY, key_bytes=4, value_bytes=value_bytes, count=count, flags=_BPF_F_MMAPABLE
-    )
-
-
-def open_or_create_array(path: Path, *, value_bytes: int, count: int) -> int:
-    """The array pinned at *path*, or a new one that is pinned there, by its descriptor."""
-    try:
-        return open_pinned(path)
-    except FileNotFoundError:
-        fd = create_array(path.name, value_bytes=value_bytes, count=count)
-        pin(fd, path)
-        return fd
-
-
-def create_program_array(name: str, count: int) -> int:
-    """An array of programs in which others go on; emptied when its descriptor is closed."""
-    return create_map(name, _PROGRAM_ARRAY, key_bytes=4, value_bytes=4, count=count)
+    return call("bpf_btf_load", "types", types, len(types), None)
 
 
 def load_program(
@@ -375,11 +263,11 @@ def load_program(
     options = _ProgramLoadOptions(
         sz=ctypes.sizeof(_ProgramLoadOptions), expected_attach_type=attach_type, prog_flags=flags
     )
-    return _call(
+    return call(
         "bpf_prog_load",
         kind,
         PROGRAM_TYPES[kind],
-        _kernel_name(name),
+        kernel_name(name),
         b"GPL",
         ctypes.create_string_buffer(instructions, len(instructions)),
         len(instructions) // 8,
@@ -399,7 +287,7 @@ def attached_programs(ifindex: int, attach_type: int) -> list[int]:
     """
     ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
     count = ctypes.c_uint32(_MOST_PROGRAMS)
-    _call(
+    call(
         "bpf_prog_query",
         f"ifindex {ifindex}",
         ifindex,
@@ -425,7 +313,7 @@ def opened(path: os.PathLike[str]) -> Iterator[int]:
 def update_element(map_fd: int, key: int, value: bytes) -> None:
     """Set one element of an array; the key is its index."""
     index = ctypes.c_uint32(key)
-    _call("bpf_map_update_elem", f"key {key}", map_fd, ctypes.byref(index), value, 0)
+    call("bpf_map_update_elem", f"key {key}", map_fd, ctypes.byref(index), value, 0)
 
 
 def update_elements(map_fd: int, keys: NDArray[Any], values: NDArray[Any]) -> None:
@@ -438,7 +326,7 @@ def update_elements(map_fd: int, keys: NDArray[Any], values: NDArray[Any]) -> No
         return
     count = ctypes.c_uint32(len(keys))
     try:
-        _call(
+        call(
             *("bpf_map_update_batch", f"{len(keys)} keys", map_fd),
             *(keys.ctypes.data, values.ctypes.data, ctypes.byref(count), None),
         )
@@ -461,7 +349,7 @@ def has_element(map_fd: int, key: int) -> bool:
     """Whether there is a map in one element of an array of maps."""
     index, number = ctypes.c_uint32(key), ctypes.c_uint32()
     try:
-        _call(
+        call(
             *("bpf_map_lookup_elem", f"key {key}", map_fd),
             *(ctypes.byref(index), ctypes.byref(number)),
         )
@@ -473,7 +361,7 @@ def has_element(map_fd: int, key: int) -> bool:
 def delete_element(map_fd: int, key: int) -> None:
     """Empty one element of an array of maps; programs that had looked it up are done then."""
     index = ctypes.c_uint32(key)
-    _call("bpf_map_delete_elem", f"key {key}", map_fd, ctypes.byref(index))
+    call("bpf_map_delete_elem", f"key {key}", map_fd, ctypes.byref(index))
 
 
 def run_program(program_fd: int, packet: bytes, *, repeat: int = 1) -> tuple[int, int]:
@@ -485,7 +373,7 @@ def run_program(program_fd: int, packet: bytes, *, repeat: int = 1) -> tuple[int
         data_size_in=len(packet),
         repeat=repeat,
     )
-    _call("bpf_prog_test_run_opts", "test run", program_fd, ctypes.byref(options))
+    call("bpf_prog_test_run_opts", "test run", program_fd, ctypes.byref(options))
     return options.retval, options.duration
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from agent import btf, libbpf
+from agent import btf, libbpf, newmaps
 from agent.plan import LoadError, Pins
 
 # Who else finds it by its pin: nobody, programs of the same code, whoever has the same layout.
@@ -70,7 +70,7 @@ class MapShape:
             OSError: the kernel refuses it.
         """
         with self._types() as types:
-            return libbpf.create_map(
+            return newmaps.create_map(
                 self.name,
                 self.kind,
                 key_bytes=self.key_bytes,
@@ -83,7 +83,7 @@ class MapShape:
     @contextmanager
     def _types(self) -> Iterator[tuple[int, ...]]:
         """What the kernel wants to know of keys and values; storage of sockets only."""
-        if self.kind != libbpf.MAP_SK_STORAGE:
+        if self.kind != newmaps.SK_STORAGE:
             yield ()
             return
         fd = libbpf.load_btf(btf.key_and_value(self.value_bytes))

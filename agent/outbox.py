@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from agent.spool import Entry, Name, RunAndKind, Segment, Spool, Waiting
+from agent.segments import Entry, Name, Segment
+from agent.spool import RunAndKind, Spool, Waiting
 from schemas.delivery import DELIVERY
 from schemas.interface import INTERFACE
 from schemas.ledger import LEDGER

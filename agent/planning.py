@@ -4,7 +4,7 @@
 import logging
 from pathlib import Path
 
-from agent import libbpf
+from agent import newmaps
 from agent.clock import tick_ns
 from agent.config import Config
 from agent.plan import MAX_POINTS, Plan, root_of
@@ -55,7 +55,7 @@ def _buffer(wanted: str) -> str:
     """The ring buffer, or the perf buffer where the kernel lacks the former."""
     if wanted != "auto":
         return wanted
-    return "ring" if libbpf.has_ring_buffers() else "perf"
+    return "ring" if newmaps.has_ring_buffers() else "perf"
 
 
 def _power_of_two(least: int) -> int:

@@ -14,7 +14,7 @@ from typing import Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from agent.spool import Entry, Name
+from agent.segments import Entry, Name
 from schemas.catalogue import RECORD_OF_KIND
 from service.broker import Broker, BrokerUnavailable, one_line
 from service.logs import quiet_kafka_client

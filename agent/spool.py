@@ -9,63 +9,31 @@ are all acknowledged is deleted; while Kafka answers that is mostly before the k
 time to write it to the disk.  While Kafka is away they add up to a bound, beyond which the oldest
 is given up.  Whoever gives it up reads it once more, to say in the books what is lost with it.
 
-An entry is a header, its name, and the batch as it is sent, or compressed while many wait:
-
-    magic "HLs1", crc32 of all that follows, number, bytes of the batch, bytes of the name, flags
-
-A checksum that does not fit ends its segment: at the end of the last one it is what a crash cut
-off, anywhere else it is damage, and the gaps in the batches' own numbers tell what is lost by it.
+What cannot be read ends its segment (agent/segments.py): at the end of the last one it is what a
+crash cut off, anywhere else it is damage, and the gaps in the batches' own numbers tell what is
+lost by it.
 """
 
 import mmap
 import os
 import re
-import struct
-import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import msgpack
 import zstandard
 
-_HEADER = struct.Struct("<4sIQIHH")
-_CHECKED = 8  # the checksum covers everything from this byte on
-_MAGIC = b"HLs1"
-_COMPRESSED = 1
-# Larger than any batch (agent/batch.py) with its name.
-_MOST_BATCH_BYTES = 16 << 20
-_MOST_NAME_BYTES = 4096
+from agent.segments import Entry, Name, Segment, encoded, entries_of, entry_at, sync, write_all
+
 _MOST_SEGMENT_BYTES = 16 << 20
 _SEGMENTS = 64
 # From here on room is worth more than time.
 _MANY_WAITING_BYTES = 4 << 20
 _ACKNOWLEDGED = "acknowledged"
 _SEGMENT = re.compile(r"\d{20}\.batches")
-_IOV_MAX = 1024  # include/uapi/linux/uio.h
 
 RunAndKind = tuple[str, str]
-
-
-class Name(NamedTuple):
-    """What names a batch for ever, and how many rows it has."""
-
-    node: str
-    run: str
-    kind: str
-    seq: int
-    rows: int
-
-
-class Entry(NamedTuple):
-    """One batch in the log; *end* is the byte of its segment at which the next one begins."""
-
-    number: int
-    name: Name
-    payload: bytes
-    end: int
 
 
 @dataclass(slots=True)
@@ -74,17 +42,6 @@ class Waiting:
 
     batches: int = 0
     rows: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Segment:
-    """One file of the log."""
-
-    first: int
-    path: Path
-    fd: int
-    size_bytes: int = 0  # what is valid of it
-    is_torn: bool = False  # whether there is more behind that
 
 
 @dataclass(slots=True)
@@ -148,8 +105,9 @@ class Spool:
             OSError: there is no room, or the disk fails.
         """
         parts: list[bytes] = []
+        compressor = self._compressor if self.waiting_bytes > _MANY_WAITING_BYTES else None
         for count, (name, payload) in enumerate(batches):
-            parts += self._encoded(name, payload, self._next + count)
+            parts += encoded(name, payload, self._next + count, compressor)
         if not parts:
             return
         segment = self._segment_to_write()
@@ -157,7 +115,7 @@ class Spool:
         if segment.is_torn:
             os.ftruncate(segment.fd, segment.size_bytes)
         segment.is_torn = True
-        _write_all(segment.fd, parts)
+        write_all(segment.fd, parts)
         segment.is_torn = False
         size_bytes = sum(map(len, parts))
         segment.size_bytes += size_bytes
@@ -211,7 +169,7 @@ class Spool:
     def entries(self, segment: Segment) -> Iterator[Entry]:
         """What waits in *segment*."""
         at_byte = self._waits_byte if segment is self._segments[0] else 0
-        yield from _entries(segment, at_byte)
+        yield from entries_of(segment, at_byte)
 
     def give_up(self, segment: Segment) -> None:
         """Delete *segment* with everything that waits in it."""
@@ -232,13 +190,13 @@ class Spool:
         Nobody may have peeked at them.
         """
         while self._segments and self._segments[-1].first >= number:
-            self._unfind(_entries(self._segments[-1]))
+            self._unfind(entries_of(self._segments[-1]))
             self.give_up(self._segments[-1])
         if self._segments:
             end = 0
-            for entry in _entries(self._segments[-1]):
+            for entry in entries_of(self._segments[-1]):
                 end = entry.end if entry.number < number else end
-            self._unfind(_entries(self._segments[-1], end))
+            self._unfind(entries_of(self._segments[-1], end))
             self._cut(self._segments[-1], end)
         self._next = max(min(self._next, number), self.acknowledged)
 
@@ -254,7 +212,7 @@ class Spool:
         fds = [os.dup(segment.fd) for segment in self._unsynced]
         fds.append(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         self._unsynced.clear()
-        return lambda: _sync(fds)
+        return lambda: sync(fds)
 
     def close(self) -> None:
         for segment in self._segments:
@@ -290,7 +248,7 @@ class Spool:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         segment = Segment(int(path.name.partition(".")[0]), path, fd)
         waits_byte = 0
-        for entry in _entries(segment):
+        for entry in entries_of(segment):
             begin, segment.size_bytes = segment.size_bytes, entry.end
             self._next = max(self._next, entry.number + 1)
             key, seq = (entry.name.run, entry.name.kind), entry.name.seq
@@ -305,15 +263,6 @@ class Spool:
         return segment, waits_byte
 
     # Writing.
-
-    def _encoded(self, name: Name, payload: bytes, number: int) -> list[bytes]:
-        flags = 0
-        if self.waiting_bytes > _MANY_WAITING_BYTES:
-            payload, flags = self._compressor.compress(payload), _COMPRESSED
-        packed_name: bytes = msgpack.packb(name)
-        head = _HEADER.pack(_MAGIC, 0, number, len(payload), len(packed_name), flags)[_CHECKED:]
-        checksum = _checksum(head, packed_name, payload)
-        return [_MAGIC + checksum.to_bytes(4, "little") + head, packed_name, payload]
 
     def _segment_to_write(self) -> Segment:
         if self._segments and self._segments[-1].size_bytes < self._segment_bytes:
@@ -342,7 +291,7 @@ class Spool:
         return None
 
     def _read_here(self, segment: Segment, before: int) -> Entry | None:
-        if entry := _read(segment, self._read_byte):
+        if entry := entry_at(segment, self._read_byte):
             if entry.number >= before:
                 return None
             self._read_byte = entry.end
@@ -368,7 +317,7 @@ class Spool:
         return self._segments[1].first if len(self._segments) > 1 else self._next
 
     def _cut(self, segment: Segment, end: int) -> None:
-        for entry in _entries(segment, end):
+        for entry in entries_of(segment, end):
             self._count(entry.name, -1)
         self.waiting_bytes -= segment.size_bytes - end
         os.ftruncate(segment.fd, end)
@@ -401,65 +350,6 @@ class Spool:
         waiting.rows += sign * name.rows
         if not waiting.batches:
             del self.waiting[key]
-
-
-def _entries(segment: Segment, at_byte: int = 0) -> Iterator[Entry]:
-    while entry := _read(segment, at_byte):
-        yield entry
-        at_byte = entry.end
-
-
-def _read(segment: Segment, at_byte: int) -> Entry | None:
-    """The entry at that byte; None at the end, and where what is there is no entry."""
-    head = os.pread(segment.fd, _HEADER.size, at_byte)
-    if len(head) < _HEADER.size:
-        return None
-    magic, checksum, number, payload_bytes, name_bytes, flags = _HEADER.unpack(head)
-    if magic != _MAGIC or payload_bytes > _MOST_BATCH_BYTES or name_bytes > _MOST_NAME_BYTES:
-        return None
-    rest = os.pread(segment.fd, name_bytes + payload_bytes, at_byte + _HEADER.size)
-    if _checksum(head[_CHECKED:], rest) != checksum:
-        return None
-    try:
-        name = Name(*msgpack.unpackb(rest[:name_bytes]))
-        payload = _payload(rest[name_bytes:], flags)
-    except (ValueError, TypeError, msgpack.UnpackException, zstandard.ZstdError):
-        return None
-    return Entry(number, name, payload, at_byte + _HEADER.size + name_bytes + payload_bytes)
-
-
-def _payload(content: bytes, flags: int) -> bytes:
-    if not flags & _COMPRESSED:
-        return content
-    if not 0 <= zstandard.frame_content_size(content) <= _MOST_BATCH_BYTES:
-        raise ValueError
-    return zstandard.decompress(content)
-
-
-def _checksum(*parts: bytes) -> int:
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    return checksum
-
-
-def _write_all(fd: int, parts: Sequence[bytes]) -> None:
-    left = deque(memoryview(part) for part in parts)
-    while left:
-        written = os.writev(fd, [left[place] for place in range(min(len(left), _IOV_MAX))])
-        while left and written >= len(left[0]):
-            written -= len(left.popleft())
-        if written:
-            left[0] = left[0][written:]
-
-
-def _sync(fds: Sequence[int]) -> None:
-    try:
-        for fd in fds:
-            os.fsync(fd)
-    finally:
-        for fd in fds:
-            os.close(fd)
 
 
 def _mapped_number(path: Path) -> memoryview:

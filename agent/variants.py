@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from agent import libbpf
+from agent import libbpf, newmaps
 from agent.entries import InterfaceTable
 from agent.images import Image
 from agent.plan import INTERFACE_SLOTS, LoadError, Pins, Report
@@ -109,7 +109,7 @@ class Variant:
         # Names of namespaces may hold what those of pins may not.
         path = self._compiled.pins.map(f"{_TABLE}-{zlib.crc32(netns.encode()):08x}")
         return self._keep(
-            libbpf.open_or_create_array(
+            newmaps.open_or_create_array(
                 path, value_bytes=INTERFACE_ENTRY.size_bytes, count=INTERFACE_SLOTS
             )
         )
@@ -130,7 +130,7 @@ class Variant:
                 # It outlives us, as the programs that are attached do.
                 maps[tail] = self._keep(libbpf.open_pinned(self._compiled.map(tail)))
             else:
-                maps[tail] = self._keep(libbpf.create_program_array(tail, len(its)))
+                maps[tail] = self._keep(newmaps.create_program_array(tail, len(its)))
         hooks_and_tails = [*names, *(name for its in tails.values() for name in its)]
         with ExitStack() as opened:
             for one in {one for name in hooks_and_tails for one in images[name].maps} - {*maps}:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import libbpf
+from agent import libbpf, newmaps
 
 KINDS = {libbpf.PROGRAM_TYPES["XDP"]: "xdp", libbpf.PROGRAM_TYPES["SCHED_CLS"]: "tc"}
 _HASHES = (1, 5, 9, 10)  # BPF_MAP_TYPE_HASH, _PERCPU_HASH, _LRU_HASH, _LRU_PERCPU_HASH
@@ -125,5 +125,5 @@ def _unpin(libbpf_1: ctypes.CDLL, opened: int, flows: int) -> None:
         kind, count = libbpf_1.bpf_map__type(one), libbpf_1.bpf_map__max_entries(one)
         if kind in _HASHES and (not count or count > flows):
             libbpf_1.bpf_map__set_max_entries(one, flows)
-        elif kind == libbpf.MAP_RINGBUF and not count:
+        elif kind == newmaps.RINGBUF and not count:
             libbpf_1.bpf_map__set_max_entries(one, _RING_BYTES)

@@ -63,9 +63,7 @@ class Spray:
             batch_size=_BATCH,
         )
         began = time.process_time_ns() + ran_ns(self._helper)
-        libbpf._call(  # noqa: SLF001
-            "bpf_prog_test_run_opts", "live frames", self._fd, ctypes.byref(options)
-        )
+        libbpf.call("bpf_prog_test_run_opts", "live frames", self._fd, ctypes.byref(options))
         return (time.process_time_ns() + ran_ns(self._helper) - began) / packets
 
 

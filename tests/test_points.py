@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-AGENT = ("journal", "checkpoint", "outbox", "spool", "publisher", "succession", "deliveries")
+AGENT = (
+    *("journal", "checkpoint", "outbox", "spool", "segments"),
+    *("publisher", "succession", "deliveries"),
+)
 CONSUMER = ("source", "membership", "pipeline", "lane", "writer", "sink", "quarantine")
 CALLS = {
     *("write", "writev", "fsync", "ftruncate", "unlink"),
@@ -25,8 +28,8 @@ _OF_SUCCESSION = "tests/agent/test_succession.py"
 _AT_ANY_TIME = f"{_OF_SUCCESSION}::test_agents_that_are_killed_at_any_time_count_every_packet_once"
 _AT_ITS_START = f"{_OF_SUCCESSION}::test_an_agent_that_is_killed_as_it_starts_leaves_nothing_that_the_next_cannot_use"
 POINTS = {
-    "agent/spool.py: os.writev": _OF_AGENT,
-    "agent/spool.py: os.fsync": _OF_AGENT,
+    "agent/segments.py: os.writev": _OF_AGENT,
+    "agent/segments.py: os.fsync": _OF_AGENT,
     "agent/spool.py: os.ftruncate": _OF_AGENT,
     "agent/spool.py: segment.path.unlink": _OF_AGENT,
     "agent/journal.py: self._checkpoint.commit": _OF_AGENT,

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from agent import libbpf
+from agent import libbpf, newmaps
 from agent.plan import Pins
 from agent.rules.lines import LINE_BYTES, Words
 from schemas.refusal import CHUNK_LINES, LINE_WORDS, RULE_CHUNKS, RULE_SETS
@@ -23,7 +23,7 @@ def make_chunks(pins: Pins) -> None:
     """Make the array of them, empty, unless it is there; before the programs are loaded."""
     path = pins.map(CHUNKS)
     if not path.exists():
-        libbpf.pin_array_of_maps(path, _create(), RULE_SETS * RULE_CHUNKS)
+        newmaps.pin_array_of_maps(path, _create(), RULE_SETS * RULE_CHUNKS)
 
 
 class Chunks:
@@ -78,7 +78,7 @@ def _key(number: int, place: int) -> int:
 
 
 def _create() -> int:
-    return libbpf.create_array("rule_chunk", value_bytes=_CHUNK_BYTES, count=1)
+    return newmaps.create_array("rule_chunk", value_bytes=_CHUNK_BYTES, count=1)
 
 
 def _mapped(fd: int) -> Words:

@@ -10,7 +10,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import libbpf
+from agent import libbpf, newmaps
 from agent.plan import Pins
 from agent.rows import Rows
 from schemas.dtype import dtype_from_layout
@@ -27,7 +27,7 @@ def make_tries(pins: Pins) -> None:
     """Make the array, empty, unless it is there; before the programs are loaded."""
     path = pins.map(TRIES)
     if not path.exists():
-        libbpf.pin_array_of_maps(path, _create(1), RULE_SETS)
+        newmaps.pin_array_of_maps(path, _create(1), RULE_SETS)
 
 
 def put_trie(tries_fd: int, number: int, keys: Rows, values: Rows) -> None:
@@ -52,11 +52,11 @@ def keys_of(side: str, firsts: Rows, lengths: NDArray[np.uint32]) -> Rows:
 
 
 def _create(count: int) -> int:
-    return libbpf.create_map(
+    return newmaps.create_map(
         "rule_trie",
-        libbpf.MAP_LPM_TRIE,
+        newmaps.LPM_TRIE,
         key_bytes=KEY.itemsize,
         value_bytes=VALUE.itemsize,
         count=count,
-        flags=libbpf.BPF_F_NO_PREALLOC,
+        flags=newmaps.BPF_F_NO_PREALLOC,
     )

@@ -45,7 +45,7 @@ SPOOL_BYTES = 8 << 20
 POINTS = 3
 WAYS = 4
 TRACED = ("batch", "checkpoint", "deliveries", "flowcache", "journal", "ledger", "observer")
-TRACED += ("outbox", "spool", "succession")
+TRACED += ("outbox", "segments", "spool", "succession")
 
 
 class World:

@@ -2,6 +2,7 @@
 """The ring buffer's reader, on memory laid out as the kernel lays it out."""
 
 import mmap
+import random
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ class Memory:
         self.content = np.memmap(path, np.uint8, "r+")
         self.produced = 0
 
-    def reserve(self) -> int:
+    def reserve(self, size: int = ROW.itemsize) -> int:
         """Where a new record is, busy until it is committed."""
         at = self.produced
-        self._header(at, ROW.itemsize | BUSY)
-        self.produced += STRIDE
+        self._header(at, size | BUSY)
+        self.produced += 8 + size
         self.content[PAGE : PAGE + 8].view(np.uint64)[0] = self.produced
         return at
 
@@ -173,6 +174,47 @@ def test_what_is_not_finished_or_not_kept_is_seen_wherever_a_record_lies(memory,
     assert memory.produced > SIZE
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_each_kept_record_comes_once_and_in_order_whatever_happens_between_drains(
+    memory, ring, seed
+):
+    chance = random.Random(seed)
+    busy, kept, found = [], [], []
+    for number in range(2_000):
+        if memory.produced - memory.consumed <= SIZE - STRIDE:
+            busy.append((memory.reserve(), number))
+        # Several CPUs write, so what was begun first need not be finished first.
+        while busy and chance.random() < 0.6:
+            at, written = busy.pop(chance.randrange(len(busy)))
+            if chance.random() < 0.02:
+                memory.discard(at)
+            else:
+                memory.commit(at, written)
+                kept.append(written)
+        if chance.random() < 0.05:
+            rows = taken(ring, limit=chance.choice((1, 7, 1000)))
+            assert (rows["twice"] == 2 * rows["number"]).all()
+            found += rows["number"].tolist()
+    for at, _ in busy:
+        memory.discard(at)
+    found += taken(ring)["number"].tolist()
+
+    assert found == sorted(kept)
+    assert memory.consumed == memory.produced > 4 * SIZE
+
+
+def test_nothing_that_was_released_is_taken_back(memory, ring):
+    memory.put(1, 2)
+    ring.drain(limit=1)
+    early = ring.drained()
+    taken(ring)
+
+    ring.release(early)
+    assert memory.consumed == 2 * STRIDE
+    memory.put(3)
+    assert ring.drain()["number"].tolist() == [3]
+
+
 def test_a_limit_leaves_the_rest_for_later(memory, ring):
     memory.put(1, 2, 3)
 
@@ -231,8 +273,32 @@ def test_a_second_reader_passes_over_what_is_told_although_it_was_not_released(
     assert memory.consumed == STRIDE
 
 
-def test_a_record_of_another_size_is_refused_by_its_size(memory, ring):
-    memory.commit(memory.reserve(), 1, size=24)
+def test_a_reader_passes_over_what_another_released_since_it_was_opened(memory, ring, tmp_path):
+    second = RingBuffer(tmp_path / "ring", SIZE, ROW)
+    memory.put(1, 2)
+    taken(ring)
+
+    second.release(ring.drained())
+    memory.put(3)
+    assert second.drain()["number"].tolist() == [3]
+
+
+@pytest.mark.parametrize("before", [0, 1, SIZE // STRIDE])
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
+def test_records_of_another_size_are_refused_by_their_size(memory, ring, before, count):
+    memory.put(*range(before))
+    taken(ring)
+    for number in range(count):
+        memory.commit(memory.reserve(size=24), number, size=24)
+
+    with pytest.raises(RingError, match="^a record has 24 bytes, not 16; restart the agent$"):
+        ring.drain()
+
+
+def test_a_record_of_another_size_among_ours_is_refused_too(memory, ring):
+    memory.put(1)
+    memory.commit(memory.reserve(size=24), 2, size=24)
+    memory.put(3)
 
     with pytest.raises(RingError, match="^a record has 24 bytes, not 16; restart the agent$"):
         ring.drain()

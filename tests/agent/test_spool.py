@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agent.spool import Name, Spool
+from agent.segments import Name
+from agent.spool import Spool
 from tests.lab.agents import ROOT
 
 PLENTY = 1 << 30

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent import kernel, libbpf
+from agent import kernel, libbpf, newmaps
 from agent.cache import Cache
 from agent.compiled import key_of
 from agent.compiler import Module, compiled
@@ -332,7 +332,7 @@ def test_a_pinned_map_that_is_another_is_told(lab, tmp_path, is_known):
     plan.pins.make()
     with ExitStack() as stack:
         stack.callback(remove_all, plan.pins.root)
-        fd = libbpf.create_array("totals", value_bytes=8, count=3)
+        fd = newmaps.create_array("totals", value_bytes=8, count=3)
         libbpf.pin(fd, plan.pins.map("totals"))
         os.close(fd)
         with loaded():

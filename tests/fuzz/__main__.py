@@ -23,7 +23,8 @@ with atheris.instrument_imports(
     include=["agent", "consumer", "schemas", "service"], enable_loader_override=False
 ):
     from agent.config import Config as AgentConfig
-    from agent.spool import Name, Spool
+    from agent.segments import Name
+    from agent.spool import Spool
     from consumer.config import Config as ConsumerConfig
     from consumer.record import Accepted, Record, Rejected, judge
     from schemas import wire

@@ -9,8 +9,9 @@ itself (`SinkUnavailable`), and whether the rows are stored is not known; or a h
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,8 +24,10 @@ from consumer.plan import insert_token
 from consumer.presence import Found, answer, question
 from consumer.record import Accepted
 from consumer.server import Server, first_line
+from consumer.sums import Adder
 from schemas.clickhouse import DATABASE, columns
 from schemas.layout import Record
+from schemas.rollup_sql import SUMMED
 from schemas.wire import Batch
 
 SERVER_TIMEOUT_S = 120
@@ -116,7 +119,11 @@ NEWER_SETTINGS = {
     "min_free_disk_bytes_to_perform_insert": 64 << 20,
 }
 
+# What is summed up already has nothing more to be joined.
+OF_SUMS = {"optimize_on_insert": 0}
+
 NO_SERVER = Server()
+_SUMS = "sums"
 
 T = TypeVar("T")
 
@@ -144,6 +151,11 @@ class Sink:
         self._server = server
         self._clients: dict[str, Any] = {}
         self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._adder = Adder({})
+
+    def add_to(self, since_s: Mapping[str, int]) -> None:
+        """Sum up for the rollups of these tables, from these moments on, where that is asked for."""
+        self._adder = Adder(since_s)
 
     def connect(self, tables: Sequence[str]) -> None:
         """Open one client for each of *tables*; blocks.
@@ -152,6 +164,8 @@ class Sink:
             SinkUnavailable: ClickHouse does not answer, or refuses us.
         """
         self.close()
+        # Closed last, since inserts use it.
+        self._threads[_SUMS] = ThreadPoolExecutor(1, _SUMS)
         for table in tables:
             self._clients[table] = self._client()
             self._threads[table] = ThreadPoolExecutor(1, f"insert-{table}")
@@ -176,11 +190,17 @@ class Sink:
         }
 
     async def insert(
-        self, record: Record, accepted: Sequence[Accepted], *, until_s: float = inf
+        self,
+        record: Record,
+        accepted: Sequence[Accepted],
+        *,
+        until_s: float = inf,
+        is_summed: bool = False,
     ) -> None:
         """Store the rows of *accepted*, all of the kind *record*; an insert begins before *until_s*.
 
-        That moment is one of `now_s()`.
+        That moment is one of `now_s()`.  *is_summed* where we add them to the rollups as well, by
+        inserts of their own with the same token, and no view does.
 
         Raises:
             BlockRefused: ClickHouse will never take these rows.
@@ -188,8 +208,9 @@ class Sink:
             SinkError: the database is not what we expect.
         """
         table = record.table
+        adder = self._adder if is_summed else None
         try:
-            await self._run(table, self._insert, record, accepted, until_s)
+            await self._run(table, self._insert, record, accepted, until_s, adder)
         except ClickHouseError as error:
             raise _told(error, f"insert into {table}") from None
 
@@ -230,23 +251,28 @@ class Sink:
             # The embedded engine is given its blocks as files.
             raise SinkUnavailable(str(error)) from None
 
-    def _insert(self, record: Record, accepted: Sequence[Accepted], until_s: float) -> None:
-        client = self._clients[record.table]
-        block = native_block(record, [one.rows for one in accepted])
-        settings = {
-            **SETTINGS,
-            **{name: at for name, at in NEWER_SETTINGS.items() if name in client.server_settings},
-            "insert_deduplication_token": insert_token(accepted),
-        }
-        if now_s() > until_s:
-            raise SinkUnavailable("the insert comes too late after its plan")
-        client.raw_insert(
-            f"{DATABASE}.{record.table}",
-            column_names=[field.name for field in columns(record)],
-            insert_block=block,
-            fmt="Native",
-            settings=settings,
+    def _insert(
+        self,
+        record: Record,
+        accepted: Sequence[Accepted],
+        until_s: float,
+        adder: Adder | None,
+    ) -> None:
+        batches = [one.rows for one in accepted]
+        # Made while ClickHouse is busy with the rows.
+        sums = self._threads[_SUMS].submit(adder.sums, batches) if adder else None
+        insert = partial(
+            _insert_block,
+            self._clients[record.table],
+            token=insert_token(accepted),
+            until_s=until_s,
         )
+        names = [field.name for field in columns(record)]
+        block = native_block(record, batches)
+        insert(record.table, names, block, settings=SUMMED if adder else {})
+        # Only now, for ClickHouse may have refused the rows.
+        for rollup, of_rollup, some in sums.result() if sums else ():
+            insert(rollup.table, of_rollup, some, settings=OF_SUMS)
 
     def _first_row(self, record: Record) -> Sequence[Any]:
         query = f"SELECT 1 FROM {DATABASE}.{record.table} LIMIT 1"
@@ -291,6 +317,28 @@ class Sink:
             self._threads.popitem()[1].shutdown()
         while self._clients:
             self._clients.popitem()[1].close()
+
+
+def _insert_block(
+    client: Any,
+    table: str,
+    names: list[str],
+    block: bytes,
+    *,
+    token: str,
+    settings: Mapping[str, object],
+    until_s: float,
+) -> None:
+    known = {name: at for name, at in NEWER_SETTINGS.items() if name in client.server_settings}
+    if now_s() > until_s:
+        raise SinkUnavailable("the insert comes too late after its plan")
+    client.raw_insert(
+        f"{DATABASE}.{table}",
+        column_names=names,
+        insert_block=block,
+        fmt="Native",
+        settings={**SETTINGS, **known, **settings, "insert_deduplication_token": token},
+    )
 
 
 def now_s() -> float:

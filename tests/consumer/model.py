@@ -177,7 +177,7 @@ class Consumer:
         assert partition == PARTITION
         return self._step("commit", lambda: self._world.commit(mark, self._generation))
 
-    async def insert(self, kind, accepted, *, until_s):
+    async def insert(self, kind, accepted, *, until_s, is_summed=False):
         """What a sink does."""
         del kind, until_s
         self._step(

@@ -8,9 +8,11 @@ itself (`SinkUnavailable`), and whether the rows are stored is not known; or a h
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ from consumer.record import Accepted
 from consumer.server import Server, first_line
 from consumer.sums import Adder
 from schemas.clickhouse import DATABASE, columns
+from schemas.flow import FLOW
 from schemas.layout import Record
 from schemas.rollup_sql import SUMMED
 from schemas.wire import Batch
@@ -33,6 +36,8 @@ from schemas.wire import Batch
 SERVER_TIMEOUT_S = 120
 # So many names of the longest kind make a query of a few megabytes.
 BATCHES_PER_QUERY = 10_000
+# Fewer cost an insert no less.
+SMALL_ROWS = 10_000
 MAX_QUERY_BYTES = 16 << 20
 
 # ClickHouse's error codes for rows that it cannot store, whoever sends them and however often.
@@ -152,6 +157,8 @@ class Sink:
         self._clients: dict[str, Any] = {}
         self._threads: dict[str, ThreadPoolExecutor] = {}
         self._adder = Adder({})
+        self._is_embedded = urlsplit(dsn).scheme == "chdb"
+        self._small = threading.Lock()
 
     def add_to(self, since_s: Mapping[str, int]) -> None:
         """Sum up for the rollups of these tables, from these moments on, where that is asked for."""
@@ -177,13 +184,12 @@ class Sink:
             raise SinkUnavailable(self._server.refusal(error)) from None
 
     def _arguments(self) -> dict[str, Any]:
-        scheme = urlsplit(self._dsn).scheme
-        if scheme == "chdb":
+        if self._is_embedded:
             return {}
         return {
             **self._server.arguments(),
             # Else the client guesses it from the port, and sends passwords in the clear to others.
-            "interface": scheme,
+            "interface": urlsplit(self._dsn).scheme,
             # Queries of one session must not overlap, and we need nothing that a session keeps.
             "autogenerate_session_id": False,
             "send_receive_timeout": SERVER_TIMEOUT_S,
@@ -269,10 +275,21 @@ class Sink:
         )
         names = [field.name for field in columns(record)]
         block = native_block(record, batches)
-        insert(record.table, names, block, settings=SUMMED if adder else {})
+        with self._turn(record, batches):
+            insert(record.table, names, block, settings=SUMMED if adder else {})
         # Only now, for ClickHouse may have refused the rows.
         for rollup, of_rollup, some in sums.result() if sums else ():
             insert(rollup.table, of_rollup, some, settings=OF_SUMS)
+
+    def _turn(self, record: Record, batches: Sequence[Batch]) -> AbstractContextManager[object]:
+        """Begin when the embedded engine has no other small insert than those of flows.
+
+        All tables that wait as long would be inserted at once, each for as much CPU as if it had
+        thousands of rows, and the flows that somebody looks for would wait for a CPU.
+        """
+        is_small = sum(batch.rows for batch in batches) < SMALL_ROWS
+        is_one_of_many = self._is_embedded and is_small and record is not FLOW
+        return self._small if is_one_of_many else nullcontext()
 
     def _first_row(self, record: Record) -> Sequence[Any]:
         query = f"SELECT 1 FROM {DATABASE}.{record.table} LIMIT 1"

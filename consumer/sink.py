@@ -212,9 +212,10 @@ class Sink:
         block = native_block(record, batches)
         with self._turn(record, batches):
             insert(record.table, names, block, settings=SUMMED if adder else {})
-        # Only now, for ClickHouse may have refused the rows.
+        # Only now, for ClickHouse may have refused the rows; and also where it was slow to take them.
         for rollup, of_rollup, some in sums.result() if sums else ():
-            insert(rollup.table, of_rollup, some, settings=OF_SUMS)
+            late_s = until_s + SERVER_TIMEOUT_S
+            insert(rollup.table, of_rollup, some, settings=OF_SUMS, until_s=late_s)
 
     def _turn(self, record: Record, batches: Sequence[Batch]) -> AbstractContextManager[object]:
         """Begin when the embedded engine has no other small insert than those of flows.

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """Moves records of *kinds* from a source, given to `run`, to *sink*.
 
-    With *sums* it sums up flows for the rollups itself.
+    With *sums* it sums up large blocks of flows for the rollups itself.
     """
 
     def __init__(

@@ -128,6 +128,7 @@ def check(world: World) -> None:
 def _impatient():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("consumer.patience.FIRST_PAUSE_S", 0.0)
+        patch.setattr("consumer.writer.SUMMED_ROWS", 2)
         yield
 
 

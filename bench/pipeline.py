@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.chain import PROCESSES, Chain, Seconds, chain
-from bench.inserts import by_rows
+from bench.insert_by_rows import by_rows
 from bench.latency import A_SECOND, chatter, latencies_ms
 from bench.link import link
 from bench.processes import memory_mb

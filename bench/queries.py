@@ -19,8 +19,8 @@ from typing import Any
 import clickhouse_connect
 
 from bench import history, rounds
-from bench.insert import insert_table
 from bench.questions import QUESTIONS, Question
+from bench.rollup_cost import insert_table
 from schemas.clickhouse import DATABASE, create_database, create_table
 from schemas.flow import FLOW
 from schemas.rollup import ROLLUPS

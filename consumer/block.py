@@ -51,6 +51,30 @@ def native_block(record: Record, batches: Sequence[Batch]) -> bytes:
     return b"".join(parts)
 
 
+def native_columns(columns: Sequence[tuple[str, str, NDArray[Any] | Names]]) -> bytes:
+    """Columns of one length, each with its name and ClickHouse's type, as one block."""
+    _, _, first = columns[0]
+    rows = len(first.codes if isinstance(first, Names) else first)
+    parts: list[Part] = [_varint(len(columns)), _varint(rows)]
+    for name, kind, column in columns:
+        parts += [_text(name), _text(kind)]
+        parts += _names_column([column]) if isinstance(column, Names) else [column.data]
+    return b"".join(parts)
+
+
+def joined(field: Field, batches: Sequence[Batch]) -> NDArray[Any] | Names:
+    """The column *field*, which holds no texts, of all rows of *batches*."""
+    if field is NODE:
+        numbers = _numbered(batch.node for batch in batches)
+        of_batches = np.array([numbers[batch.node] for batch in batches], _index_type(numbers))
+        return Names(_repeated(of_batches, batches), tuple(numbers))
+    if field.kind is NAME:
+        all_names = [_names(batch, field) for batch in batches]
+        numbers = _numbered(name for names in all_names for name in names.categories)
+        return Names(np.concatenate(_renumbered(numbers, all_names)), tuple(numbers))
+    return np.concatenate([_values(batch, field) for batch in batches])
+
+
 def _values(batch: Batch, field: Field) -> NDArray[Any]:
     column = batch.columns.get(field.name)
     if isinstance(column, np.ndarray):
@@ -104,14 +128,15 @@ def _repeated_names(names: Sequence[str], batches: Sequence[Batch]) -> list[Part
 
 def _names_column(all_names: Sequence[Names]) -> list[Part]:
     numbers = _numbered(name for names in all_names for name in names.categories)
+    return _low_cardinality(numbers, _renumbered(numbers, all_names))
+
+
+def _renumbered(numbers: dict[str, int], all_names: Sequence[Names]) -> list[NDArray[Any]]:
     index_type = _index_type(numbers)
-    return _low_cardinality(
-        numbers,
-        [
-            np.array([numbers[name] for name in names.categories], index_type)[names.codes]
-            for names in all_names
-        ],
-    )
+    return [
+        np.array([numbers[name] for name in names.categories], index_type)[names.codes]
+        for names in all_names
+    ]
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:

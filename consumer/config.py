@@ -45,8 +45,8 @@ class Config(ServerOptions):
     )
     rollups: str = option(
         "yes",
-        "keep sums beside the rows, which about doubles what an insert costs; no makes none, and"
-        " leaves those that are there",
+        "keep sums beside the rows, which takes CPU for each of them; no makes none, and leaves"
+        " those that are there to their views",
         group=CLICKHOUSE,
         choices=("yes", "no"),
     )

@@ -41,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Moves records of *kinds* from a source, given to `run`, to *sink*."""
+    """Moves records of *kinds* from a source, given to `run`, to *sink*.
+
+    With *sums* it sums up large blocks of flows for the rollups itself.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Pipeline:
         max_rows: int,
         max_age_s: float,
         flow_max_age_s: float = inf,
+        sums: bool = False,
     ) -> None:
         self._sink = sink
         self._quarantine = quarantine
@@ -61,6 +65,7 @@ class Pipeline:
         self._max_rows = max_rows
         self._max_age_s = max_age_s
         self._flow_max_age_s = flow_max_age_s
+        self._sums = sums
         self._assignment = -1
         self._writers: dict[str, Writer] = {}
         self._writing: set[asyncio.Task[None]] = set()
@@ -112,6 +117,7 @@ class Pipeline:
                 quarantine=self._quarantine,
                 metrics=self._metrics,
                 commit=commit,
+                sums=self._sums and kind is FLOW,
             )
             for topic, kind in self._kinds.items()
         }

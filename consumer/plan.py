@@ -16,7 +16,8 @@ from typing import Any
 from consumer.ranges import Ranges, ranges_in
 from consumer.record import Accepted
 
-VERSION = 1
+# The second tells that the sums are not left to the views; all else is as in the first.
+VERSION = 2
 # Kafka's default for `offset.metadata.max.bytes`.
 MAX_BYTES = 4096
 TOKEN_CHARACTERS = 16
@@ -40,6 +41,8 @@ class Plan:
     they became dead letters, or have no rows.  *stored_days* are batches of which only the rows
     of some days are stored, by their offset: the block holds those of all other days.  *token* is
     the beginning of the insert's, by which one sees whether it is the same block again.
+    *is_summed* where the consumer sums up the block for the rollups, rather than their views: whoever
+    repeats the insert has to do the same, since sums of one way are not known to be those of the other.
     """
 
     start: int
@@ -47,11 +50,13 @@ class Plan:
     token: str
     left_out: Ranges = field(default_factory=Ranges)
     stored_days: Mapping[int, Ranges] = field(default_factory=dict)
+    is_summed: bool = False
 
     def text(self) -> str:
         """The plan as metadata."""
         content: dict[str, Any] = {
-            _KEY: VERSION,
+            # So that whatever can follow it, does.
+            _KEY: 2 if self.is_summed else 1,
             "start": self.start,
             "end": self.end,
             "token": self.token,
@@ -90,6 +95,8 @@ def planned(
     token: str,
     offsets: Iterable[int],
     stored_days: Mapping[int, Ranges] | None = None,
+    *,
+    is_summed: bool = False,
 ) -> Plan:
     """The plan of a block that holds the records at *offsets*, which ascend, and no others."""
     left_out = Ranges()
@@ -100,7 +107,7 @@ def planned(
         at = offset + 1
     if at < end:
         left_out.add_range(at, end - 1)
-    return Plan(start, end, token[:TOKEN_CHARACTERS], left_out, stored_days or {})
+    return Plan(start, end, token[:TOKEN_CHARACTERS], left_out, stored_days or {}, is_summed)
 
 
 def plan_in(metadata: str) -> Plan | None:
@@ -137,7 +144,7 @@ def _plan(content: dict[str, Any]) -> Plan:
         start + int(offset): ranges_in(days)
         for offset, days in dict(content.get("stored_days", {})).items()
     }
-    return Plan(start, end, token, left_out, stored_days)
+    return Plan(start, end, token, left_out, stored_days, is_summed=content[_KEY] > 1)
 
 
 def _moved(ranges: Ranges, by: int) -> Ranges:

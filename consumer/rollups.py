@@ -19,8 +19,11 @@ from schemas.rollup_sql import (
     comment,
     create_rollup,
     create_view,
+    leaves_summed,
+    modify_view,
     quoted,
     whole_from,
+    whole_in,
 )
 
 # Clocks of agents may go ahead of ours by less than this.
@@ -45,7 +48,18 @@ def plan_rollups(
         statements += window(table, rollup.table)
         if rollup.view not in existing:
             statements.append(_view(rollup, table, moment_s, now_s))
+        elif not rollup.join and not leaves_summed(view := existing[rollup.view].definition):
+            statements.append(modify_view(rollup, whole_in(view)))
     return statements
+
+
+def summed_here(existing: Mapping[str, ExistingTable], rollups: Sequence[Rollup]) -> dict[str, int]:
+    """Of which of *rollups* the consumer may add the sums itself, and from when on, by table.
+
+    They are those whose views then leave it to us.  What the others hold comes from a view anyway.
+    """
+    views = {one.table: existing[one.view].definition for one in rollups if one.view in existing}
+    return {table: whole_in(view) for table, view in views.items() if leaves_summed(view)}
 
 
 def _moment(existing: Mapping[str, ExistingTable], rollup: Rollup, now_s: int) -> int:

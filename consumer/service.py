@@ -19,8 +19,10 @@ from consumer.metrics import Metrics
 from consumer.migrations import migrate
 from consumer.pipeline import Pipeline
 from consumer.quarantine import Quarantine
+from consumer.rollups import summed_here
 from consumer.sink import Sink, SinkError, SinkUnavailable
 from consumer.source import Positions, Source, create_topics
+from consumer.tables import existing_tables
 from schemas import dead_letter
 from schemas.catalogue import RECORDS
 from schemas.rollup import ROLLUPS
@@ -60,6 +62,7 @@ async def _run(config: Config, stop: asyncio.Event, parts: Parts) -> bool:
         max_rows=config.max_rows,
         max_age_s=config.max_age,
         flow_max_age_s=config.flow_max_age,
+        sums=config.rollups == "yes",
     )
     source = _source(config, pipeline, metrics)
     await _open_kafka(config, dead_letters, source, start, parts)
@@ -84,6 +87,9 @@ async def _open_clickhouse(config: Config, start: Start, parts: Parts) -> Sink:
         rollups=ROLLUPS if config.rollups == "yes" else (),
         rollup_days=config.rollup_days,
     )
+    # Also without rollups: a plan of before may say that we add to those that are there.
+    existing = await asyncio.to_thread(existing_tables, sink)
+    sink.add_to(summed_here(existing, ROLLUPS))
     log.info("clickhouse is ready", extra={"statements": changed})
     if config.serve:
         await _serve_queries(config, parts)

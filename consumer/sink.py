@@ -8,95 +8,38 @@ itself (`SinkUnavailable`), and whether the rows are stored is not known; or a h
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from math import inf
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import clickhouse_connect
-from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from consumer.block import native_block
+from consumer.clickhouse_errors import is_about_rows, passes
 from consumer.plan import insert_token
 from consumer.presence import Found, answer, question
 from consumer.record import Accepted
 from consumer.server import Server, first_line
+from consumer.sums import Adder
 from schemas.clickhouse import DATABASE, columns
+from schemas.flow import FLOW
 from schemas.layout import Record
+from schemas.rollup_sql import SUMMED
 from schemas.wire import Batch
 
 SERVER_TIMEOUT_S = 120
 # So many names of the longest kind make a query of a few megabytes.
 BATCHES_PER_QUERY = 10_000
+# Fewer cost an insert no less.
+SMALL_ROWS = 10_000
 MAX_QUERY_BYTES = 16 << 20
-
-# ClickHouse's error codes for rows that it cannot store, whoever sends them and however often.
-# https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
-DATA_ERRORS = {
-    6,  # CANNOT_PARSE_TEXT
-    27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
-    32,  # ATTEMPT_TO_READ_AFTER_EOF
-    33,  # CANNOT_READ_ALL_DATA
-    36,  # BAD_ARGUMENTS
-    38,  # CANNOT_PARSE_DATE
-    41,  # CANNOT_PARSE_DATETIME
-    53,  # TYPE_MISMATCH
-    69,  # ARGUMENT_OUT_OF_BOUND
-    70,  # CANNOT_CONVERT_TYPE
-    72,  # CANNOT_PARSE_NUMBER
-    117,  # INCORRECT_DATA
-    131,  # TOO_LARGE_STRING_SIZE
-    321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
-    407,  # DECIMAL_OVERFLOW
-    469,  # VIOLATED_CONSTRAINT
-    691,  # UNKNOWN_ELEMENT_OF_ENUM
-}
-# Those that pass by themselves once the server has caught up, restarted, found its peers or got
-# room.
-TRANSIENT_ERRORS = {
-    3,  # UNEXPECTED_END_OF_FILE
-    75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
-    95,  # CANNOT_READ_FROM_SOCKET
-    96,  # CANNOT_WRITE_TO_SOCKET
-    159,  # TIMEOUT_EXCEEDED
-    160,  # TOO_SLOW
-    164,  # READONLY
-    173,  # CANNOT_ALLOCATE_MEMORY
-    198,  # DNS_ERROR
-    201,  # QUOTA_EXCEEDED
-    202,  # TOO_MANY_SIMULTANEOUS_QUERIES
-    203,  # NO_FREE_CONNECTION
-    209,  # SOCKET_TIMEOUT
-    210,  # NETWORK_ERROR
-    225,  # NO_ZOOKEEPER
-    236,  # ABORTED
-    241,  # MEMORY_LIMIT_EXCEEDED
-    242,  # TABLE_IS_READ_ONLY
-    243,  # NOT_ENOUGH_SPACE
-    252,  # TOO_MANY_PARTS
-    279,  # ALL_CONNECTION_TRIES_FAILED
-    285,  # TOO_FEW_LIVE_REPLICAS
-    286,  # UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
-    319,  # UNKNOWN_STATUS_OF_INSERT
-    394,  # QUERY_WAS_CANCELLED
-    425,  # SYSTEM_ERROR
-    439,  # CANNOT_SCHEDULE_TASK
-    473,  # DEADLOCK_AVOIDED
-    499,  # S3_ERROR
-    677,  # THREAD_WAS_CANCELED
-    733,  # TABLE_IS_BEING_RESTARTED
-    735,  # QUERY_WAS_CANCELLED_BY_CLIENT
-    745,  # SERVER_OVERLOADED
-    749,  # TCP_CONNECTION_LIMIT_REACHED
-    999,  # KEEPER_EXCEPTION
-    1000,  # POCO_EXCEPTION: mostly files and sockets
-    1001,  # STD_EXCEPTION: likewise, and memory
-}
-# TOO_MANY_PARTS has two meanings.  With these words it is about the rows: they span more days
-# than ClickHouse accepts in one insert, as the times of a broken clock do.
-TOO_MANY_DAYS = "partitions for single INSERT block"
 
 SETTINGS = {
     # ClickHouse drops a column that the table lacks without a word; refuse it instead.
@@ -116,7 +59,11 @@ NEWER_SETTINGS = {
     "min_free_disk_bytes_to_perform_insert": 64 << 20,
 }
 
+# What is summed up already has nothing more to be joined.
+OF_SUMS = {"optimize_on_insert": 0}
+
 NO_SERVER = Server()
+_SUMS = "sums"
 
 T = TypeVar("T")
 
@@ -144,6 +91,13 @@ class Sink:
         self._server = server
         self._clients: dict[str, Any] = {}
         self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._adder = Adder({})
+        self._is_embedded = urlsplit(dsn).scheme == "chdb"
+        self._small = threading.Lock()
+
+    def add_to(self, since_s: Mapping[str, int]) -> None:
+        """Sum up for the rollups of these tables, from these moments on, where that is asked for."""
+        self._adder = Adder(since_s)
 
     def connect(self, tables: Sequence[str]) -> None:
         """Open one client for each of *tables*; blocks.
@@ -152,6 +106,8 @@ class Sink:
             SinkUnavailable: ClickHouse does not answer, or refuses us.
         """
         self.close()
+        # Closed last, since inserts use it.
+        self._threads[_SUMS] = ThreadPoolExecutor(1, _SUMS)
         for table in tables:
             self._clients[table] = self._client()
             self._threads[table] = ThreadPoolExecutor(1, f"insert-{table}")
@@ -163,24 +119,29 @@ class Sink:
             raise SinkUnavailable(self._server.refusal(error)) from None
 
     def _arguments(self) -> dict[str, Any]:
-        scheme = urlsplit(self._dsn).scheme
-        if scheme == "chdb":
+        if self._is_embedded:
             return {}
         return {
             **self._server.arguments(),
             # Else the client guesses it from the port, and sends passwords in the clear to others.
-            "interface": scheme,
+            "interface": urlsplit(self._dsn).scheme,
             # Queries of one session must not overlap, and we need nothing that a session keeps.
             "autogenerate_session_id": False,
             "send_receive_timeout": SERVER_TIMEOUT_S,
         }
 
     async def insert(
-        self, record: Record, accepted: Sequence[Accepted], *, until_s: float = inf
+        self,
+        record: Record,
+        accepted: Sequence[Accepted],
+        *,
+        until_s: float = inf,
+        is_summed: bool = False,
     ) -> None:
         """Store the rows of *accepted*, all of the kind *record*; an insert begins before *until_s*.
 
-        That moment is one of `now_s()`.
+        That moment is one of `now_s()`.  *is_summed* where we add them to the rollups as well, by
+        inserts of their own with the same token, and no view does.
 
         Raises:
             BlockRefused: ClickHouse will never take these rows.
@@ -188,8 +149,9 @@ class Sink:
             SinkError: the database is not what we expect.
         """
         table = record.table
+        adder = self._adder if is_summed else None
         try:
-            await self._run(table, self._insert, record, accepted, until_s)
+            await self._run(table, self._insert, record, accepted, until_s, adder)
         except ClickHouseError as error:
             raise _told(error, f"insert into {table}") from None
 
@@ -230,23 +192,40 @@ class Sink:
             # The embedded engine is given its blocks as files.
             raise SinkUnavailable(str(error)) from None
 
-    def _insert(self, record: Record, accepted: Sequence[Accepted], until_s: float) -> None:
-        client = self._clients[record.table]
-        block = native_block(record, [one.rows for one in accepted])
-        settings = {
-            **SETTINGS,
-            **{name: at for name, at in NEWER_SETTINGS.items() if name in client.server_settings},
-            "insert_deduplication_token": insert_token(accepted),
-        }
-        if now_s() > until_s:
-            raise SinkUnavailable("the insert comes too late after its plan")
-        client.raw_insert(
-            f"{DATABASE}.{record.table}",
-            column_names=[field.name for field in columns(record)],
-            insert_block=block,
-            fmt="Native",
-            settings=settings,
+    def _insert(
+        self,
+        record: Record,
+        accepted: Sequence[Accepted],
+        until_s: float,
+        adder: Adder | None,
+    ) -> None:
+        batches = [one.rows for one in accepted]
+        # Made while ClickHouse is busy with the rows.
+        sums = self._threads[_SUMS].submit(adder.sums, batches) if adder else None
+        insert = partial(
+            _insert_block,
+            self._clients[record.table],
+            token=insert_token(accepted),
+            until_s=until_s,
         )
+        names = [field.name for field in columns(record)]
+        block = native_block(record, batches)
+        with self._turn(record, batches):
+            insert(record.table, names, block, settings=SUMMED if adder else {})
+        # Only now, for ClickHouse may have refused the rows; and also where it was slow to take them.
+        for rollup, of_rollup, some in sums.result() if sums else ():
+            late_s = until_s + SERVER_TIMEOUT_S
+            insert(rollup.table, of_rollup, some, settings=OF_SUMS, until_s=late_s)
+
+    def _turn(self, record: Record, batches: Sequence[Batch]) -> AbstractContextManager[object]:
+        """Begin when the embedded engine has no other small insert than those of flows.
+
+        All tables that wait as long would be inserted at once, each for as much CPU as if it had
+        thousands of rows, and the flows that somebody looks for would wait for a CPU.
+        """
+        is_small = sum(batch.rows for batch in batches) < SMALL_ROWS
+        is_one_of_many = self._is_embedded and is_small and record is not FLOW
+        return self._small if is_one_of_many else nullcontext()
 
     def _first_row(self, record: Record) -> Sequence[Any]:
         query = f"SELECT 1 FROM {DATABASE}.{record.table} LIMIT 1"
@@ -293,6 +272,28 @@ class Sink:
             self._clients.popitem()[1].close()
 
 
+def _insert_block(
+    client: Any,
+    table: str,
+    names: list[str],
+    block: bytes,
+    *,
+    token: str,
+    settings: Mapping[str, object],
+    until_s: float,
+) -> None:
+    known = {name: at for name, at in NEWER_SETTINGS.items() if name in client.server_settings}
+    if now_s() > until_s:
+        raise SinkUnavailable("the insert comes too late after its plan")
+    client.raw_insert(
+        f"{DATABASE}.{table}",
+        column_names=names,
+        insert_block=block,
+        fmt="Native",
+        settings={**SETTINGS, **known, **settings, "insert_deduplication_token": token},
+    )
+
+
 def now_s() -> float:
     """Seconds of a clock that also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -301,14 +302,8 @@ def now_s() -> float:
 def _told(error: ClickHouseError, what: str, *, about_rows: bool = True) -> Exception:
     """Our word for the client's error, which came of *what*."""
     reason = first_line(error)
-    if about_rows and (getattr(error, "code", None) in DATA_ERRORS or TOO_MANY_DAYS in str(error)):
+    if about_rows and is_about_rows(error):
         return BlockRefused(reason)
-    if _is_transient(error):
+    if passes(error):
         return SinkUnavailable(reason)
     return SinkError(f"{what}: {reason}")
-
-
-def _is_transient(error: ClickHouseError) -> bool:
-    code = getattr(error, "code", None)
-    # Without a code it never reached ClickHouse, unless the client was used wrongly.
-    return code in TRANSIENT_ERRORS or (code is None and not isinstance(error, ProgrammingError))

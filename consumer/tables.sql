@@ -447,6 +447,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS hookline.flows_1m_view TO hookline.flows_
 SELECT
     toDateTime(toStartOfMinute(time), 'UTC') AS minute, node AS node, interface AS interface, direction AS direction, ethertype AS ethertype, protocol AS protocol, if(src_port = 0 OR dst_port = 0, 0, least(src_port, dst_port)) AS service_port, sum(1) AS flows, sum(packets) AS packets, sum(bytes) AS bytes, today() AS stored_on
 FROM hookline.flows
+WHERE getSetting('log_comment') != 'hookline: sums follow'
 GROUP BY minute, node, interface, direction, ethertype, protocol, service_port;
 
 CREATE TABLE IF NOT EXISTS hookline.edges_1d
@@ -479,6 +480,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS hookline.edges_1d_view TO hookline.edges_
 SELECT
     toDate(time, 'UTC') AS date, node AS node, direction AS direction, src_addr AS src_addr, dst_addr AS dst_addr, ethertype AS ethertype, protocol AS protocol, if(src_port = 0 OR dst_port = 0, 0, least(src_port, dst_port)) AS service_port, multiIf(src_port = 0 OR dst_port = 0, 0, src_port < dst_port, 1, 2) AS server, command AS command, unit AS unit, sum(1) AS flows, sum(packets) AS packets, sum(bytes) AS bytes, groupBitOr(tcp_flags) AS tcp_flags, today() AS stored_on
 FROM hookline.flows
+WHERE getSetting('log_comment') != 'hookline: sums follow'
 GROUP BY date, node, direction, src_addr, dst_addr, ethertype, protocol, service_port, server, command, unit;
 
 CREATE TABLE IF NOT EXISTS hookline.addresses_1d

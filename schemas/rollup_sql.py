@@ -5,6 +5,9 @@ A repeated insert reaches the views again, so every rollup has a deduplication w
 has: with `deduplicate_blocks_in_dependent_materialized_views` a block is added once, also where the
 rows were stored and their sums were not.
 
+Whoever inserts many rows may sum them up himself, which is cheaper; a view passes over what an insert
+says that of.
+
 A view sees what is inserted from its making on.  So in a database that has rows already, a rollup
 has a moment from which on it is whole: rows of earlier times are not in it, whenever they come.
 The table's comment tells that moment to whoever asks, and the view keeps to it.
@@ -19,6 +22,8 @@ from schemas.rollup import DAY_S, Part, Rollup
 # A month can be compared with that of the year before.
 ROLLUP_DAYS = 400
 WHOLE = "{whole:DateTime('UTC')}"
+# Who adds the sums of his rows himself says so, and views leave them alone.
+SUMMED = {"log_comment": "hookline: sums follow"}
 # Like `stored_at` of a record, but by the day, so that it takes no room.
 STORED_ON = "stored_on"
 _STORED_ON = (
@@ -60,12 +65,36 @@ def create_rollup(rollup: Rollup, whole_s: int = 0) -> str:
 
 def create_view(rollup: Rollup, whole_s: int = 0) -> str:
     """The statement that creates the view which fills a rollup from *whole_s* on."""
-    since = f"toDateTime({whole_s}, 'UTC')"
-    where = f"\nWHERE {_time_of(rollup)} >= {since}" if whole_s else ""
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {DATABASE}.{rollup.view}"
-        f" TO {DATABASE}.{rollup.table} AS\n{_select(rollup, where)}"
+        f" TO {DATABASE}.{rollup.table} AS\n{_select(rollup, _where(rollup, whole_s))}"
     )
+
+
+def modify_view(rollup: Rollup, whole_s: int) -> str:
+    """The statement that turns an earlier version's view into what `create_view` makes."""
+    return (
+        f"ALTER TABLE {DATABASE}.{rollup.view} MODIFY QUERY"
+        f" {_select(rollup, _where(rollup, whole_s))}"
+    )
+
+
+def _where(rollup: Rollup, whole_s: int) -> str:
+    claims = [f"{_time_of(rollup)} >= toDateTime({whole_s}, 'UTC')"] if whole_s else []
+    if not rollup.join:
+        claims += [f"getSetting('{name}') != '{said}'" for name, said in SUMMED.items()]
+    return f"\nWHERE {' AND '.join(claims)}" if claims else ""
+
+
+def whole_in(view: str) -> int:
+    """The moment from which on a *view*, as ClickHouse defines it, fills its rollup; 0 for ever."""
+    found = re.search(r"toDateTime\((\d+)", view)
+    return int(found[1]) if found else 0
+
+
+def leaves_summed(view: str) -> bool:
+    """Whether a *view*, as ClickHouse defines it, passes over what is summed up already."""
+    return all(f"'{said}'" in view for said in SUMMED.values())
 
 
 def backfill(rollup: Rollup) -> str:

@@ -43,6 +43,7 @@ OWNERS = {
     },
     "chdb": {"consumer/api/engine.py"},
     "clickhouse_connect": {
+        "consumer/clickhouse_errors.py",
         "consumer/sink.py",
         "consumer/alerts/reader.py",
         "hookline/history.py",

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
+from consumer.clickhouse_errors import TRANSIENT_ERRORS
 from consumer.server import Server, first_line
-from consumer.sink import TRANSIENT_ERRORS, SinkUnavailable
+from consumer.sink import SinkUnavailable
 from schemas.clickhouse import DATABASE
 
 MAX_SECONDS = 10

@@ -5,7 +5,7 @@
 -- What a consumer does: make the database and its tables, follow their declarations, insert.
 CREATE ROLE IF NOT EXISTS hookline_writer;
 GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW ON hookline.* TO hookline_writer;
-GRANT ALTER ADD COLUMN, ALTER MODIFY COLUMN, ALTER COMMENT COLUMN, ALTER TTL, ALTER MODIFY COMMENT ON hookline.* TO hookline_writer;
+GRANT ALTER ADD COLUMN, ALTER MODIFY COLUMN, ALTER COMMENT COLUMN, ALTER TTL, ALTER MODIFY COMMENT, ALTER VIEW MODIFY QUERY ON hookline.* TO hookline_writer;
 -- It compares what is there with what should be.
 GRANT SHOW TABLES, SHOW COLUMNS ON hookline.* TO hookline_writer;
 GRANT SELECT ON system.columns TO hookline_writer;
@@ -23,7 +23,7 @@ GRANT INSERT, SELECT(time, node, run, seq) ON hookline.dead_letters TO hookline_
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.alerts TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.rules TO hookline_writer;
 GRANT INSERT, SELECT(time, node, run, seq) ON hookline.drops TO hookline_writer;
--- The views that fill the rollups have its rights, and read what they add up.
+-- It adds to the rollups, and the views that do so have its rights and read what they add up.
 GRANT SELECT(interface, direction, src_addr, dst_addr, src_port, dst_port, protocol, ethertype, tcp_flags, packets, bytes, command, unit) ON hookline.flows TO hookline_writer;
 GRANT INSERT ON hookline.flows_1m TO hookline_writer;
 GRANT INSERT, SELECT ON hookline.edges_1d TO hookline_writer;

@@ -15,7 +15,9 @@ from typing import Any, Self
 
 from consumer.migrations import migrate
 from consumer.record import Accepted, Record
+from consumer.rollups import summed_here
 from consumer.sink import Sink, SinkError
+from consumer.tables import existing_tables
 from schemas import wire
 from schemas.catalogue import RECORDS
 from schemas.rollup import ROLLUPS
@@ -72,6 +74,13 @@ def _store(batches: Sequence[wire.Batch]) -> None:
     asyncio.run(_sinks[0].insert(batches[0].record, [accepted(one) for one in batches]))
 
 
+def _store_with_sums(batches: Sequence[wire.Batch]) -> None:
+    sink = _sinks[0]
+    sink.add_to(summed_here(existing_tables(sink), ROLLUPS))
+    some = [accepted(one) for one in batches]
+    asyncio.run(sink.insert(batches[0].record, some, is_summed=True))
+
+
 def accepted(batch: wire.Batch, *, offset: int = 0) -> Accepted:
     """A batch as if it had come from Kafka."""
     return Accepted(Record(batch.record.topic, 0, offset, 0, b"", b""), batch)
@@ -113,9 +122,9 @@ class Engine:
         """Migrate through every client at the same time."""
         return self._call(_migrate_at_once, records)
 
-    def store(self, *batches: wire.Batch) -> None:
-        """Insert batches of one kind as one block."""
-        self._call(_store, batches)
+    def store(self, *batches: wire.Batch, is_summed: bool = False) -> None:
+        """Insert batches of one kind as one block, and their sums unless the views make those."""
+        self._call(_store_with_sums if is_summed else _store, batches)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._pool.submit(function, *arguments).result()

@@ -72,6 +72,8 @@ class World:
     generation: int = 0
     stored: Counter[tuple[Any, int]] = field(default_factory=Counter)
     tokens: OrderedDict[tuple[int, str], None] = field(default_factory=OrderedDict)
+    summed: Counter[tuple[Any, int]] = field(default_factory=Counter)
+    tokens_of_sums: set[tuple[str, str]] = field(default_factory=set)
     letters: Counter[int] = field(default_factory=Counter)
     paused: list[Callable[[], None]] = field(default_factory=list)
 
@@ -97,6 +99,14 @@ class World:
             while len(self.tokens) > self.window:
                 self.tokens.popitem(last=False)
 
+    def add_sums(self, accepted: Sequence[Accepted], whose: str) -> None:
+        """Sum up; a rollup does not know what one of the two ways added by the other's token."""
+        name = (whose, insert_token(accepted))
+        for one in () if name in self.tokens_of_sums else accepted:
+            for day, rows in rows_by_day(one.rows).items():
+                self.summed[name_of(one.rows), day] += rows
+        self.tokens_of_sums.add(name)
+
     def find(self, batches: Sequence[wire.Batch]) -> dict[Any, dict[int, int]]:
         found: dict[Any, dict[int, int]] = {}
         wanted = {name_of(batch) for batch in batches}
@@ -115,13 +125,15 @@ class World:
 class Consumer:
     """One life of a consumer: real pipeline, lanes, writers, between steps of *world*."""
 
-    def __init__(self, world: World, next_end: Callable[[str], str], max_rows: int) -> None:
+    def __init__(
+        self, world: World, next_end: Callable[[str], str], max_rows: int, *, sums: bool = True
+    ) -> None:
         self._world = world
         self._next_end = next_end
         world.generation += 1
         self._generation = world.generation
         self.pipeline = Pipeline(
-            self, self, METRICS, kinds=[FLOW], max_rows=max_rows, max_age_s=3600
+            self, self, METRICS, kinds=[FLOW], max_rows=max_rows, max_age_s=3600, sums=sums
         )
 
     async def live(self) -> None:
@@ -177,14 +189,18 @@ class Consumer:
         assert partition == PARTITION
         return self._step("commit", lambda: self._world.commit(mark, self._generation))
 
-    async def insert(self, kind, accepted, *, until_s):
-        """What a sink does."""
+    async def insert(self, kind, accepted, *, until_s, is_summed):
+        """What a sink does; and what views do, where it leaves the sums to them."""
         del kind, until_s
-        self._step(
-            "insert",
-            lambda: self._world.insert(accepted),
-            lambda: self._world.insert(accepted, parts=1),
-        )
+
+        def insert() -> None:
+            self._world.insert(accepted)
+            if not is_summed:
+                self._world.add_sums(accepted, "views'")
+
+        self._step("insert", insert, lambda: self._world.insert(accepted, parts=1))
+        if is_summed:
+            self._step("sums", lambda: self._world.add_sums(accepted, "ours"))
 
     async def find(self, kind, batches):
         del kind

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every batch is stored exactly once, whoever dies, pauses or errs, and whenever.
+"""Every batch is stored and summed up exactly once, whoever dies, pauses or errs, and whenever.
 
 The consumer's own code, from its pipeline on, runs between small models of what is around it.
 """
@@ -20,6 +20,7 @@ ENDS = {
         *("dies before", "dies after", "pauses", "another wakes"),
         *("fails", "answer is lost", "server dies", "both die", "view refuses"),
     ],
+    "sums": ["dies before", "dies after", "pauses", "another wakes", "fails", "answer is lost"],
     "find": ["dies before", "fails", "another wakes"],
     "put": ["dies before", "dies after"],
 }
@@ -58,6 +59,8 @@ lives = st.tuples(
             "records are gone",
         ]
     ),
+    # Whether that consumer sums up itself what it plans.
+    st.booleans(),
 )
 
 
@@ -77,11 +80,11 @@ def grow(world: World, happened) -> None:
             world.log.append(None)
 
 
-async def live(world: World, max_rows: int, script) -> None:
+async def live(world: World, max_rows: int, script, *, sums: bool = True) -> None:
     """One life of a consumer, whose steps end as *script* says."""
     left = {what: iter(some) for what, some in script.items()}
     try:
-        await Consumer(world, lambda what: next(left[what], WELL), max_rows).live()
+        await Consumer(world, lambda what: next(left[what], WELL), max_rows, sums=sums).live()
     except Died:
         return
 
@@ -109,6 +112,7 @@ def check(world: World) -> None:
             if rows and not sent.is_poison:
                 wanted[(NODE, sent.run, sent.seq), day] = rows
     assert dict(world.stored) == wanted
+    assert world.summed <= world.stored
     refused = {
         (sent.run, sent.seq): max(
             world.letters[offset] for offset, one in enumerate(world.log) if one == sent
@@ -124,6 +128,7 @@ def check(world: World) -> None:
 def _impatient():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("consumer.patience.FIRST_PAUSE_S", 0.0)
+        patch.setattr("consumer.writer.SUMMED_ROWS", 2)
         yield
 
 
@@ -132,16 +137,20 @@ def _impatient():
 def test_every_batch_is_stored_once_whatever_happens(all_lives):
     async def story() -> World:
         world = World([], set())
-        for happened, max_rows, script, loss in all_lives:
+        for happened, max_rows, script, loss, sums in all_lives:
             grow(world, happened)
             # Without a plan nothing helps against a consumer that is paused while it inserts.
             if not world.paused:
                 lose(world, loss)
-            await live(world, max_rows, script)
+            await live(world, max_rows, script, sums=sums)
         await live(world, 5, WELL_SCRIPT)
         while world.paused:
             world.wake_one()
         await live(world, 5, WELL_SCRIPT)
         return world
 
-    check(asyncio.run(story()))
+    world = asyncio.run(story())
+    check(world)
+    # Rows that are known to be stored are not summed up any more.
+    if not any(loss or "view refuses" in script["insert"] for _, _, script, loss, _ in all_lives):
+        assert world.summed == world.stored

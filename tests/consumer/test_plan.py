@@ -68,8 +68,18 @@ def test_no_metadata_is_no_plan():
 
 
 def test_a_plan_of_a_newer_version_is_told_apart():
-    with pytest.raises(NewerPlan, match="plan has version 2, this consumer reads 1"):
-        plan_in('{"hookline_plan":2}')
+    with pytest.raises(NewerPlan, match="plan has version 3, this consumer reads 2"):
+        plan_in('{"hookline_plan":3}')
+
+
+def test_only_a_plan_whose_sums_are_not_the_views_is_of_the_second_version():
+    left = planned(0, 3, TOKEN, [0, 1, 2])
+    summed = planned(0, 3, TOKEN, [0, 1, 2], is_summed=True)
+
+    assert left.text().startswith('{"hookline_plan":1,')
+    assert summed.text().startswith('{"hookline_plan":2,')
+    assert plan_in(left.text()) == left
+    assert plan_in(summed.text()) == summed
 
 
 @pytest.mark.parametrize(

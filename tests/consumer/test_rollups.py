@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from consumer.rollups import plan_rollups
@@ -13,7 +14,15 @@ from consumer.tables import ExistingTable
 from schemas.clickhouse import DATABASE
 from schemas.flow import FLOW
 from schemas.rollup import ADDRESSES_1D, EDGES_1D, ROLLUPS
-from schemas.rollup_sql import WHOLE, backfill, create_rollup, whole_from
+from schemas.rollup_sql import (
+    SUMMED,
+    WHOLE,
+    backfill,
+    create_rollup,
+    create_view,
+    leaves_summed,
+    whole_from,
+)
 from tests.consumer.engine import Engine
 from tests.schemas.batches import a_batch
 
@@ -42,21 +51,59 @@ def sums(engine: Engine) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def test_every_rollup_has_the_sums_of_the_rows(engine):
+WAYS = pytest.mark.parametrize("is_summed", [True, False], ids=["consumer", "views"])
+
+
+@WAYS
+def test_every_rollup_has_the_sums_of_the_rows(engine, is_summed):
     engine.migrate()
 
-    engine.store(a_batch(rows=1000, seq=0), a_batch(rows=1000, seq=1))
-    engine.store(a_batch(rows=1000, seq=2))
+    engine.store(a_batch(rows=1000, seq=0), a_batch(rows=1000, seq=1), is_summed=is_summed)
+    engine.store(a_batch(rows=1000, seq=2), is_summed=is_summed)
 
     found = sums(engine)
     assert found["flows"][0] == 3000
     assert set(found.values()) == {found["flows"]}
 
 
-def test_a_block_that_is_repeated_is_added_once(engine):
+def test_the_consumer_and_the_views_make_the_same_sums(engine):
+    engine.migrate()
+    # Days that only a Date, or not even a DateTime, can tell; equal keys; no ports, and one port.
+    times = np.array([0, 59, 60, 4_294_967_290, 5_662_396_800, 7_258_118_399, 60, 60], "<i8")
+    ports = np.array([0, 53, 443, 443, 40_000, 40_000, 443, 443], "<u2")
+    other = np.array([9, 0, 40_000, 443, 443, 40_000, 40_000, 40_000], "<u2")
+    same = a_batch(rows=8).columns["src_addr"][[0, 1, 2, 3, 4, 5, 2, 2]]
+    odd = {
+        "time": times * 10**9,
+        "src_addr": same,
+        "src_port": ports,
+        "dst_port": other,
+        "bytes": np.full(8, 2**63 + 1, "<u8"),
+        "tcp_flags": np.arange(8, dtype="|u1"),
+    }
+    batches = [a_batch(rows=1000, node="a"), a_batch(rows=8, node="b", columns=odd)]
+
+    found = []
+    for is_summed in (True, False):
+        engine.store(*batches, is_summed=is_summed)
+        found.append(
+            {
+                one.table: engine.rows(f"SELECT * FROM {DATABASE}.{one.table} FINAL ORDER BY ALL")
+                for one in ROLLUPS
+            }
+        )
+        for table in ("flows", *(one.table for one in ROLLUPS)):
+            engine.execute(f"TRUNCATE TABLE {DATABASE}.{table}")
+
+    assert all(found[0].values())
+    assert found[0] == found[1]
+
+
+@WAYS
+def test_a_block_that_is_repeated_is_added_once(engine, is_summed):
     engine.migrate()
     for _ in range(3):
-        engine.store(a_batch(rows=1000))
+        engine.store(a_batch(rows=1000), is_summed=is_summed)
         engine.execute(f"OPTIMIZE TABLE {DATABASE}.edges_1d FINAL")
 
     found = sums(engine)
@@ -64,19 +111,20 @@ def test_a_block_that_is_repeated_is_added_once(engine):
     assert set(found.values()) == {found["flows"]}
 
 
+@WAYS
 @pytest.mark.parametrize("rollup", ROLLUPS, ids=lambda one: one.table)
 def test_sums_that_failed_after_the_rows_were_stored_are_added_by_the_repeated_insert(
-    engine, rollup
+    engine, rollup, is_summed
 ):
     engine.migrate()
-    engine.store(a_batch(rows=10, seq=0))
+    engine.store(a_batch(rows=10, seq=0), is_summed=is_summed)
     engine.execute(f"DETACH TABLE {DATABASE}.{rollup.table}")
     with pytest.raises(SinkError):
-        engine.store(a_batch(rows=1000, seq=1))
+        engine.store(a_batch(rows=1000, seq=1), is_summed=is_summed)
     engine.execute(f"ATTACH TABLE {DATABASE}.{rollup.table}")
 
-    engine.store(a_batch(rows=1000, seq=1))
-    engine.store(a_batch(rows=1000, seq=1))
+    engine.store(a_batch(rows=1000, seq=1), is_summed=is_summed)
+    engine.store(a_batch(rows=1000, seq=1), is_summed=is_summed)
 
     found = sums(engine)
     assert found["flows"][0] == 1010
@@ -90,6 +138,7 @@ def test_in_a_database_with_rows_a_rollup_is_whole_from_a_moment_that_lies_ahead
 
     engine.migrate()
     engine.store(a_batch(rows=10, seq=1))
+    engine.store(a_batch(rows=10, seq=2), is_summed=True)
 
     assert engine.migrate() == 0
     comments = dict(
@@ -134,6 +183,27 @@ def test_the_moment_of_a_view_that_was_not_made_in_time_is_moved_first():
     assert "time >= toDateTime(1800000000, 'UTC')" in in_time
     assert too_late.startswith("ALTER TABLE hookline.edges_1d MODIFY COMMENT")
     assert "Whole from 2027-01-16 00:00:00 UTC on." in too_late
+
+
+def test_a_view_of_an_earlier_version_leaves_alone_what_is_summed_up_from_then_on(engine):
+    engine.migrate()
+    since_s = int(time.time()) // 86_400 * 86_400
+    for rollup in ROLLUPS:
+        claims = " AND ".join(f"getSetting('{name}') != '{said}'" for name, said in SUMMED.items())
+        earlier = create_view(rollup, since_s).replace(f" AND {claims}", "")
+        assert not leaves_summed(earlier)
+        engine.execute(f"DROP VIEW {DATABASE}.{rollup.view}")
+        engine.execute(earlier)
+
+    assert engine.migrate() == 2
+    assert engine.migrate() == 0
+    engine.store(a_batch(rows=10, seq=0), is_summed=True)
+    engine.store(a_batch(rows=10, seq=1))
+    engine.store(
+        a_batch(rows=3, seq=2, columns={"time": np.full(3, (since_s - 1) * 10**9)}), is_summed=True
+    )
+
+    assert [sums(engine)[rollup.table][0] for rollup in ROLLUPS] == [20, 20, 20]
 
 
 def test_rollups_stay_as_long_as_they_are_told_to(engine):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FRAME = bytes(14)
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h
 _MS_NS = 1_000_000
+
+Wall = TypeVar("Wall", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Anchor:
         age_ns = np.maximum(age_ticks - 1, 0) * self.tick_ns
         return np.int64(self.wall_ns) - age_ns.astype(np.int64)
 
-    def known_end(self, wall_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    def known_end(self, wall_ns: Wall) -> Wall:
         """The whole millisecond at or behind each of *wall_ns*, where a tick is at least as long.
 
         A tick's place within a millisecond is that of the anchor, which is drawn anew at each

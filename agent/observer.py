@@ -355,7 +355,7 @@ class Observer:
         if not len(point):
             return
         self._ledger.book_rows(point, packets, in_bytes)
-        end_ns = int(anchor.known_end(np.int64(anchor.wall_ns)))
+        end_ns = anchor.known_end(anchor.wall_ns)
         columns = total_columns(
             point, packets, in_bytes, self._points, start_ns=start_ns, end_ns=end_ns
         )

@@ -7,7 +7,6 @@ A table whose definition is no longer that of its rows is made anew, and those t
 """
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +43,7 @@ class Month:
         self._path = directory / _STATE
         self._rows = rows
         self._lock = threading.Lock()
+        self.made: dict[str, float] = {}  # seconds that each table took
         self._state = json.loads(self._path.read_text()) if self._path.exists() else {}
         if self._state.get("rows") != rows:
             today_s = int(time.time()) // DAY_S * DAY_S
@@ -52,16 +52,13 @@ class Month:
 
     def open(self, *, rollups: bool = True) -> Any:
         """A client of the database, once every table is as it is declared now."""
-        began = time.monotonic()
         client = clickhouse_connect.get_client(dsn=self._dsn)
         client.command(create_database())
         self._forget_others(client)
-        made = [self._make_record(client, record) for record in RECORDS]
-        if rollups:
-            made += [self._make_rollup(client, rollup) for rollup in ROLLUPS]
-        if any(made):
-            took_s = time.monotonic() - began
-            print(f"made {', '.join(filter(None, made))} in {took_s:.0f} s", file=sys.stderr)
+        for record in RECORDS:
+            self._make_record(client, record)
+        for rollup in ROLLUPS if rollups else ():
+            self._make_rollup(client, rollup)
         return client
 
     def _forget_others(self, client: Any) -> None:
@@ -71,30 +68,32 @@ class Month:
             if name not in declared or name not in self._state["tables"]:
                 client.command(f"DROP TABLE {DATABASE}.{name} SYNC")
 
-    def _make_record(self, client: Any, record: Record) -> str:
+    def _make_record(self, client: Any, record: Record) -> None:
         def of_day(day: int) -> str:
             return history.insert(
                 record, self._rows, day=day, start_ns=self._state["start_s"] * 10**9
             )
 
-        return self._make(client, record.table, create_table(record), of_day, of_day(0))
+        self._make(client, record.table, create_table(record), of_day, of_day(0))
 
-    def _make_rollup(self, client: Any, rollup: Rollup) -> str:
+    def _make_rollup(self, client: Any, rollup: Rollup) -> None:
         source = f"{DATABASE}.{rollup.source}"
+        times = {one.table: one.time.field.name for one in ROLLUPS}
 
         def of_day(day: int) -> str:
-            of_source = f"(SELECT * FROM {source} WHERE _partition_id = '{self._partition(day)}')"
+            is_of_day = f"toDate({times.get(rollup.source, 'time')}) = '{self._date(day)}'"
+            of_source = f"(SELECT * FROM {source} WHERE {is_of_day})"
             added = backfill(rollup).replace(f"FROM {source}", f"FROM {of_source}")
             return f"{added.replace(WHOLE, _FAR_AHEAD)}\nSETTINGS {_IN_ONE_THREAD}"
 
         # What is written to the source later is none of the history's.
         about = create_view(rollup) + self._state["tables"][rollup.source]["definition"]
-        return self._make(client, rollup.table, create_rollup(rollup), of_day, about)
+        self._make(client, rollup.table, create_rollup(rollup), of_day, about)
 
     def _make(
         self, client: Any, table: str, created: str, of_day: Callable[[int], str], about: str
-    ) -> str:
-        """Make the days of *table* that are not there; its name, where there were any."""
+    ) -> None:
+        """Make the days of *table* that are not there."""
         definition = sha256((created + about).encode()).hexdigest()[:16]
         known = self._state["tables"].get(table, {})
         if known.get("definition") != definition:
@@ -106,7 +105,7 @@ class Month:
 
         def make_day(day: int) -> None:
             mine = clickhouse_connect.get_client(dsn=self._dsn)
-            partition = f"{DATABASE}.{table}", f"PARTITION ID '{self._partition(day)}'"
+            partition = f"{DATABASE}.{table}", f"PARTITION '{self._date(day)}'"
             mine.command("ALTER TABLE {} DROP {}".format(*partition))
             mine.command(of_day(day))
             mine.command("OPTIMIZE TABLE {} {} FINAL".format(*partition))
@@ -115,12 +114,14 @@ class Month:
                 known["days"].append(day)
                 self._save()
 
+        began = time.monotonic()
         with ThreadPoolExecutor(THREADS) as threads:
             list(threads.map(make_day, days))
-        return table if days else ""
+        if days:
+            self.made[table] = time.monotonic() - began
 
-    def _partition(self, day: int) -> str:
-        return time.strftime("%Y%m%d", time.gmtime(self._state["start_s"] + day * DAY_S))
+    def _date(self, day: int) -> str:
+        return time.strftime("%Y-%m-%d", time.gmtime(self._state["start_s"] + day * DAY_S))
 
     def _save(self) -> None:
         self._path.write_text(json.dumps(self._state))

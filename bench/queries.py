@@ -46,7 +46,10 @@ def main() -> None:
 
 
 def measure(directory: Path, rows: int, runs: int) -> list[dict]:
-    client = Month(directory, rows).open()
+    month = Month(directory, rows)
+    client = month.open()
+    for table, took_s in month.made.items():
+        print(f"made {table} in {took_s:.0f} s", file=sys.stderr)
     client.command(f"USE {DATABASE}")
     tables = [
         questions_table(client, rows, runs),

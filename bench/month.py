@@ -21,7 +21,7 @@ from bench import history
 from schemas.clickhouse import DATABASE, create_database, create_table
 from schemas.layout import Record
 from schemas.rollup import ROLLUPS, Rollup
-from schemas.rollup_sql import WHOLE, backfill, create_rollup, create_view
+from schemas.rollup_sql import WHOLE, backfill, create_rollup
 
 THREADS = 2
 DAY_S = 86_400
@@ -86,8 +86,7 @@ class Month:
             added = backfill(rollup).replace(f"FROM {source}", f"FROM {of_source}")
             return f"{added.replace(WHOLE, _FAR_AHEAD)}\nSETTINGS {_IN_ONE_THREAD}"
 
-        # What is written to the source later is none of the history's.
-        about = create_view(rollup) + self._state["tables"][rollup.source]["definition"]
+        about = backfill(rollup) + self._state["tables"][rollup.source]["definition"]
         self._make(client, rollup.table, create_rollup(rollup), of_day, about)
 
     def _make(

@@ -7,6 +7,7 @@ A table whose definition is no longer that of its rows is made anew, and those t
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ THREADS = 2
 DAY_S = 86_400
 RECORDS = tuple(history.SHARE)
 _STATE = "history.json"
+# What is said of a column changes nothing in it.
+_COMMENT = re.compile(r"COMMENT '(?:[^'\\]|\\.)*'")
 _FAR_AHEAD = "toDateTime(4294967295, 'UTC')"
 _IN_ONE_THREAD = (
     "max_threads = 1, max_insert_threads = 1, insert_deduplicate = 0,"
@@ -93,7 +96,7 @@ class Month:
         self, client: Any, table: str, created: str, of_day: Callable[[int], str], about: str
     ) -> None:
         """Make the days of *table* that are not there."""
-        definition = sha256((created + about).encode()).hexdigest()[:16]
+        definition = sha256((_COMMENT.sub("", created) + about).encode()).hexdigest()[:16]
         known = self._state["tables"].get(table, {})
         if known.get("definition") != definition:
             client.command(f"DROP TABLE IF EXISTS {DATABASE}.{table} SYNC")

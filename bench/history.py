@@ -156,11 +156,12 @@ _VALUES = {
 # One row for so many of flows.
 SHARE = {FLOW: 1, SOCKET: 20, DNS: 20, TLS: 20, DROP: 50}
 
-# A day is one thread's, others are made meanwhile; few parts of it are left to merge.
-_BLOCK_ROWS = 1 << 20
+# A day is one thread's, others are made meanwhile; a part of it is as large as if it had been
+# merged, as those of past days are.
+BLOCK_ROWS = 1 << 22
 _IN_ONE_THREAD = (
-    f"max_threads = 1, max_insert_threads = 1, max_block_size = {_BLOCK_ROWS >> 4},"
-    f" min_insert_block_size_rows = {_BLOCK_ROWS}, min_insert_block_size_bytes = 0,"
+    f"max_threads = 1, max_insert_threads = 1, max_block_size = {BLOCK_ROWS >> 6},"
+    f" min_insert_block_size_rows = {BLOCK_ROWS}, min_insert_block_size_bytes = 0,"
     " insert_deduplicate = 0"
 )
 # Hashes: of the row, of an entity, and of the row as a fraction; addresses out of one.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A database with a history in it, which is made once and used again: rows first, then rollups.
 
-A day is made, merged and noted by one of two threads, so whoever is interrupted goes on with the
-next day.  Rollups are added up from the rows by the statements that people add up older rows with.
+A day is made by one of two threads, as one part where it has no more than four million rows, and
+noted, so whoever is interrupted goes on with the next day.  Rollups are added up from the rows by the statements that people add up older rows with.
 A table whose definition is no longer that of its rows is made anew, and those that come of it.
 """
 
@@ -33,7 +33,7 @@ _COMMENT = re.compile(r"COMMENT '(?:[^'\\]|\\.)*'")
 _FAR_AHEAD = "toDateTime(4294967295, 'UTC')"
 _IN_ONE_THREAD = (
     "max_threads = 1, max_insert_threads = 1, insert_deduplicate = 0,"
-    " min_insert_block_size_rows = 1048576, min_insert_block_size_bytes = 0"
+    f" min_insert_block_size_rows = {history.BLOCK_ROWS}, min_insert_block_size_bytes = 0"
 )
 
 
@@ -104,13 +104,14 @@ class Month:
             self._save()
         client.command(created)
         days = [one for one in range(history.days_of(self._rows)) if one not in known["days"]]
+        # To drop a partition stops all merges of the table, so those of whoever was interrupted go
+        # before others are made.
+        for day in days:
+            client.command(f"ALTER TABLE {DATABASE}.{table} DROP PARTITION '{self._date(day)}'")
 
         def make_day(day: int) -> None:
             mine = clickhouse_connect.get_client(dsn=self._dsn)
-            partition = f"{DATABASE}.{table}", f"PARTITION '{self._date(day)}'"
-            mine.command("ALTER TABLE {} DROP {}".format(*partition))
             mine.command(of_day(day))
-            mine.command("OPTIMIZE TABLE {} {} FINAL".format(*partition))
             mine.close()
             with self._lock:
                 known["days"].append(day)

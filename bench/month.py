@@ -2,8 +2,9 @@
 """A database with a history in it, which is made once and used again: rows first, then rollups.
 
 A day is made by one of two threads, as one part where it has no more than four million rows, and
-noted, so whoever is interrupted goes on with the next day.  Rollups are added up from the rows by the statements that people add up older rows with.
-A table whose definition is no longer that of its rows is made anew, and those that come of it.
+noted, so whoever is interrupted goes on with the next day.  Rollups are added up from the rows by
+the statements that people add up older rows with.  A table whose definition is no longer that of
+its rows is made anew, and those that come of it.
 """
 
 import json
@@ -127,4 +128,6 @@ class Month:
         return time.strftime("%Y-%m-%d", time.gmtime(self._state["start_s"] + day * DAY_S))
 
     def _save(self) -> None:
-        self._path.write_text(json.dumps(self._state))
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(self._state))
+        new.replace(self._path)

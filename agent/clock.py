@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # The smallest frame that the kernel lets a test run have.
 _FRAME = bytes(14)
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h
+_MS_NS = 1_000_000
+
+Wall = TypeVar("Wall", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,16 @@ class Anchor:
         age_ticks = (np.uint32(self.jiffies & 0xFFFFFFFF) - jiffies).astype(np.int32)
         age_ns = np.maximum(age_ticks - 1, 0) * self.tick_ns
         return np.int64(self.wall_ns) - age_ns.astype(np.int64)
+
+    def known_end(self, wall_ns: Wall) -> Wall:
+        """The whole millisecond at or behind each of *wall_ns*, where a tick is at least as long.
+
+        A tick's place within a millisecond is that of the anchor, which is drawn anew at each
+        drain: digits that say nothing of a packet, and that took 2 bytes of each stored row.
+        """
+        if self.tick_ns < _MS_NS:
+            return wall_ns
+        return -(-wall_ns // _MS_NS) * _MS_NS
 
     def jiffies_at(self, wall_ns: int) -> int:
         """The first tick that surely begins behind a wall time; 1 for times before the boot."""

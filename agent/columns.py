@@ -41,7 +41,7 @@ def flow_columns(
     end_ns = np.maximum(anchor.wall_from_jiffies(slots["last_jiffies"]), start_ns)
     columns: dict[str, Any] = {
         "time": start_ns,
-        "end": end_ns,
+        "end": anchor.known_end(end_ns),
         **identity(slots, points, contexts),
         "packets": np.where(is_copy, 0, counted.packets),
         "bytes": np.where(is_copy, 0, counted.bytes),

@@ -355,8 +355,9 @@ class Observer:
         if not len(point):
             return
         self._ledger.book_rows(point, packets, in_bytes)
+        end_ns = anchor.known_end(anchor.wall_ns)
         columns = total_columns(
-            point, packets, in_bytes, self._points, start_ns=start_ns, end_ns=anchor.wall_ns
+            point, packets, in_bytes, self._points, start_ns=start_ns, end_ns=end_ns
         )
         log.warning(
             "flows lost their detail, their totals are kept; consider more --flow-slots",

@@ -5,25 +5,28 @@ What compresses and what groups decides every figure, so nothing here repeats mo
 life.  How far rollups condense depends on the shape that is chosen here: with more nodes and pods,
 and all rows short connections, there were 60 edges of an hour for 100 rows, and little was gained.
 
-The addresses of an entity are random, not consecutive.  Half of the rows are of some hundred connections at a time that last
-for minutes to hours and report again and again; each row of the other half is a connection of its
-own, with a random port.  Sizes are Pareto's, times have random nanoseconds, and so have ends, which
-the kernel knows to its tick only.  Who talks to whom is skewed everywhere by 1/rank: nodes, pods of
+The addresses of an entity are random, not consecutive.  Half of the rows are of some hundred
+connections at a time that last for minutes to hours and report again and again; each row of the
+other half is a connection of its own, with a random port.  Sizes are Pareto's.  Times have random
+nanoseconds; ends are as an agent tells them: those of ticks of 4 ms, which lie elsewhere in each
+second of a node, in whole milliseconds.  Who talks to whom is skewed everywhere by 1/rank: nodes, pods of
 a node, services of a pod, clients of a service.  The traffic of a day swings between four sevenths
 and four times its mean.  Containers are replaced every few days, and with them the ids, cgroups and
 processes of their rows.
 
-Every value is a hash of the seed, its row's number and a salt, so blocks of rows can be made in any
-order, and a table of any length is the beginning of no other: *rows* are spread over all of DAYS.
+Every value is a hash of the seed, its row's number and a salt, so days can be made in any order, and
+side by side.  A table of any length is the beginning of no other: *rows* are spread over all days.
 """
 
-from collections.abc import Callable
-
+from bench.history_events import DNS_VALUES, DROP_VALUES, SHARED, TLS_VALUES
 from schemas import fields as f
 from schemas.clickhouse import DATABASE, columns
+from schemas.dns import DNS
 from schemas.flow import FLOW
-from schemas.layout import NAME, Field, Record
+from schemas.layout import ADDR, NAME, TEXT, Field, Record
+from schemas.refusal import DROP
 from schemas.socket import SOCKET
+from schemas.tls import TLS
 
 NODES = 24
 PODS = 25  # of a node
@@ -75,10 +78,13 @@ _SHARED = {
     "many": "least(1e7, pow(1 - u(29), -0.9))",
     "size": "if(from_client = (h(30) % 5 > 0), 66 + h(31) % 300, 300 + h(31) % 1215)",
     "is_tcp": "what IN (0, 1, 5) OR (what = 3 AND port != 123)",
+    "last_at": "at + if(many < 2, 0, h(32) % (1000000000 - at % 1000000000))",
+    "tick_at": "intDiv(last_at, 4000000) * 4000000 + (4 + s(node_at, second) % 4) * 1000000",
+    **SHARED,
 }
 _FLOW = {
     "time": "fromUnixTimestamp64Nano(at, 'UTC')",
-    "end": "fromUnixTimestamp64Nano(at + if(many < 2, 0, h(32) % (1000000000 - at % 1000000000)), 'UTC')",
+    "end": "fromUnixTimestamp64Nano(toInt64(tick_at), 'UTC')",
     "node": "concat('node-', toString(node_at))",
     "interface": "if(h(33) % 10 < 4, concat('veth', lower(hex(toUInt32(s(pod, 34))))), 'eth0')",
     "direction": "if(is_egress, 'egress', 'ingress')",
@@ -99,8 +105,6 @@ _FLOW = {
     "min_bytes": "if(many < 2, toUInt64(many) * size + h(36) % 64, [54, 60, 66, 66, 66, 74][h(37) % 6 + 1])",
     "max_bytes": "least(1514, if(many < 2, toUInt64(many) * size + h(36) % 64, size + h(38) % 1200))",
     "icmp_id": "if(what = 4, s(pod, 39) % 65536, 0)",
-    "outer_src_addr": "toIPv6('::')",
-    "outer_dst_addr": "toIPv6('::')",
     "pid": "if(is_owned, 1000 + s(cityHash64(container_at, h(40) % 3), 41) % 4000000, 0)",
     "uid": "if(is_owned, [0, 999, 1000, 65534][s(pod, 42) % 4 + 1], 0)",
     "command": "if(is_owned, concat('worker-', toString(name_at)), '')",
@@ -140,13 +144,25 @@ _SOCKET = {
         for name in ("pid", "uid", "command", "cgroup", "unit", "container", "run", "seq")
     },
 }
-_VALUES = {FLOW: _FLOW, SOCKET: _SOCKET}
-SHARE = {FLOW: 1, SOCKET: 20}
+_OF_FLOWS = ("time", "node", "interface", "run", "seq")
+_VALUES = {
+    FLOW: _FLOW,
+    SOCKET: _SOCKET,
+    **{
+        record: {name: _FLOW[name] for name in _OF_FLOWS} | values
+        for record, values in ((DNS, DNS_VALUES), (TLS, TLS_VALUES), (DROP, DROP_VALUES))
+    },
+}
+# One row for so many of flows.
+SHARE = {FLOW: 1, SOCKET: 20, DNS: 20, TLS: 20, DROP: 50}
 
-# Blocks as a consumer inserts them, two at a time.
-_QUICKLY = (
-    "max_insert_threads = 2, max_threads = 2, max_block_size = 200000,"
-    " min_insert_block_size_rows = 200000, min_insert_block_size_bytes = 0"
+# A day is one thread's, others are made meanwhile; a part of it is as large as if it had been
+# merged, as those of past days are.
+BLOCK_ROWS = 1 << 22
+_IN_ONE_THREAD = (
+    f"max_threads = 1, max_insert_threads = 1, max_block_size = {BLOCK_ROWS >> 6},"
+    f" min_insert_block_size_rows = {BLOCK_ROWS}, min_insert_block_size_bytes = 0,"
+    " insert_deduplicate = 0"
 )
 # Hashes: of the row, of an entity, and of the row as a fraction; addresses out of one.
 _FUNCTIONS = (
@@ -164,34 +180,27 @@ def days_of(rows: int) -> int:
     return max(round(rows * 30 / 100_000_000), 1)
 
 
-def fill(
-    run: Callable[[str], object], record: Record, rows: int, *, start_ns: int, block: int = 1 << 20
-) -> None:
-    """Make what *rows* rows of flows come with: themselves, or their share of other records."""
-    of_record = rows // SHARE[record]
-    about = {"rows": of_record, "days": days_of(rows), "start_ns": start_ns}
-    for first in range(0, of_record, block):
-        some = min(block, of_record - first)
-        run(_insert(record, first, some, about))
-
-
-def _insert(record: Record, first: int, some: int, about: dict[str, int]) -> str:
+def insert(record: Record, rows: int, *, day: int, start_ns: int) -> str:
+    """What makes the rows of a *day* that *rows* flows come with: themselves, or their share."""
+    days, of_record = days_of(rows), rows // SHARE[record]
+    first, end = (of_record * one // days for one in (day, day + 1))
     known = {
-        **about, "nodes": NODES, "pods": PODS,
-        "services": SERVICES, "clients": CLIENTS, "lanes": LANES,
-        "seed": SEED,
+        "rows": of_record, "days": days, "start_ns": start_ns, "nodes": NODES, "pods": PODS,
+        "services": SERVICES, "clients": CLIENTS, "lanes": LANES, "seed": SEED,
     }  # fmt: skip
     named = [f"{value.format(**known)} AS {name}" for name, value in _SHARED.items()]
     fields = columns(record)
     return (
         f"INSERT INTO {DATABASE}.{record.table} ({', '.join(one.name for one in fields)})"
-        f" SETTINGS {_QUICKLY}"
+        f" SETTINGS {_IN_ONE_THREAD}"
         f" WITH {', '.join([_FUNCTIONS.format(**known), *named])}"
         f" SELECT {', '.join(_value(record, one) for one in fields)}"
-        f" FROM (SELECT number + {first} AS n FROM numbers({some}))"
+        f" FROM (SELECT number + {first} AS n FROM numbers({end - first}))"
     )
 
 
 def _value(record: Record, field: Field) -> str:
-    nothing = {NAME: "''", f.TUNNEL.kind: "'none'"}.get(field.kind, "0")
+    nothing = {NAME: "''", TEXT: "''", ADDR: "toIPv6('::')", f.TUNNEL.kind: "'none'"}.get(
+        field.kind, "0"
+    )
     return f"{_VALUES[record].get(field.name, nothing)} AS {field.name}"

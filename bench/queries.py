@@ -3,8 +3,8 @@
 
     python -m bench.queries [--rows 100000000] [--keep DIR] [--quick]
 
-The rows are made by `bench.history` in a database of its own, which --keep leaves for the next run.
-Rows and rollups are asked by turns, in the engine's process: what a server adds is not in it.
+The rows are made by `bench.history` in a database of its own, which --keep leaves for the next run:
+that makes only what is declared otherwise now.  Rows and rollups are asked by turns, in the engine's process: what a server adds is not in it.
 """
 
 import argparse
@@ -16,18 +16,14 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-import clickhouse_connect
-
 from bench import history, rounds
+from bench.month import Month
 from bench.questions import QUESTIONS, Question
 from bench.rollup_cost import insert_table
-from schemas.clickhouse import DATABASE, create_database, create_table
+from schemas.clickhouse import DATABASE
 from schemas.flow import FLOW
 from schemas.rollup import ROLLUPS
-from schemas.rollup_sql import create_rollup, create_view
-from schemas.socket import SOCKET
 
-DAY_NS = 86_400 * 10**9
 RUNS = 11
 INSERT_ROUNDS = 5
 SLOW_S = 2.0  # a question that takes longer is asked less often
@@ -50,11 +46,10 @@ def main() -> None:
 
 
 def measure(directory: Path, rows: int, runs: int) -> list[dict]:
-    client = clickhouse_connect.get_client(dsn=f"chdb://{directory.absolute()}/db")
-    stated = directory / "rows"
-    if not stated.exists() or int(stated.read_text()) != rows:
-        make(client, rows)
-        stated.write_text(str(rows))
+    month = Month(directory, rows)
+    client = month.open()
+    for table, took_s in month.made.items():
+        print(f"made {table} in {took_s:.0f} s", file=sys.stderr)
     client.command(f"USE {DATABASE}")
     tables = [
         questions_table(client, rows, runs),
@@ -63,25 +58,6 @@ def measure(directory: Path, rows: int, runs: int) -> list[dict]:
     ]
     client.close()
     return tables
-
-
-def make(client: Any, rows: int) -> None:
-    """A new database of *rows* flows, whose parts are merged as far as those of past days are."""
-    began = time.monotonic()
-    client.command(f"DROP DATABASE IF EXISTS {DATABASE}")
-    client.command(create_database())
-    for record in (FLOW, SOCKET):
-        client.command(create_table(record))
-    for rollup in ROLLUPS:
-        client.command(create_rollup(rollup))
-        client.command(create_view(rollup))
-    midnight_ns = time.time_ns() // DAY_NS * DAY_NS
-    start_ns = midnight_ns - (history.days_of(rows) - 1) * DAY_NS
-    for record in (FLOW, SOCKET):
-        history.fill(client.command, record, rows, start_ns=start_ns)
-    for table in (FLOW.table, SOCKET.table, *(rollup.table for rollup in ROLLUPS)):
-        client.command(f"OPTIMIZE TABLE {DATABASE}.{table} FINAL")
-    print(f"made {rows:,} rows in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def subjects(client: Any) -> dict[str, str]:
@@ -107,8 +83,12 @@ def subjects(client: Any) -> dict[str, str]:
         f" WHERE src_addr = toIPv6('{busy}') AND protocol = 6"
         " GROUP BY ALL ORDER BY count() DESC LIMIT 1"
     )
-    names = ("day", "week", "minutes", "busy", "rare", "src", "dst", "src_port", "dst_port")
-    values = (*moments, busy, rare, src, dst, src_port, dst_port)
+    (name,) = one(
+        "SELECT server_name FROM tls WHERE server_name != '' GROUP BY server_name"
+        " ORDER BY count() DESC, server_name LIMIT 1 OFFSET 50"
+    )
+    names = ("day", "week", "minutes", "busy", "rare", "src", "dst", "src_port", "dst_port", "name")
+    values = (*moments, busy, rare, src, dst, src_port, dst_port, name)
     return dict(zip(names, values, strict=True))
 
 
@@ -166,7 +146,8 @@ def shown(one: Asked | None) -> list[object]:
 
 def storage_tables(client: Any) -> list[dict]:
     """Bytes a row on disk: of each table, and of each column of the rows."""
-    tables = [FLOW.table, *(rollup.table for rollup in ROLLUPS), SOCKET.table]
+    others = (record.table for record in history.SHARE if record is not FLOW)
+    tables = [FLOW.table, *(rollup.table for rollup in ROLLUPS), *others]
     of_table: dict[str, tuple[int, float, int]] = {
         name: (rows, on_disk / rows, parts)
         for name, rows, on_disk, parts in client.query(

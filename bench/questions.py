@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Twenty questions that people ask of a history, of the rows and, where one can answer, of a rollup.
+"""Questions that people ask of a history, of the rows and, where one can answer, of a rollup.
 
 Both forms of a question have the same answer.  Values in braces are those of `Subjects`; `since`
 and `day` are the beginnings of the history and of its last whole day.
@@ -106,6 +106,15 @@ QUESTIONS = (
         " HAVING min(date) >= toDate('{day}'))",
     ),
     Question(
+        "new peers of the busiest address, last day",
+        "SELECT if(src_addr = toIPv6('{busy}'), dst_addr, src_addr) AS peer, sum(bytes) AS amount"
+        " FROM flows WHERE src_addr = toIPv6('{busy}') OR dst_addr = toIPv6('{busy}')"
+        " GROUP BY peer HAVING min(time) >= '{day}' ORDER BY amount DESC, peer LIMIT 20",
+        "SELECT if(src_addr = toIPv6('{busy}'), dst_addr, src_addr) AS peer, sum(bytes) AS amount"
+        " FROM edges_1d WHERE src_addr = toIPv6('{busy}') OR dst_addr = toIPv6('{busy}')"
+        " GROUP BY peer HAVING min(date) >= toDate('{day}') ORDER BY amount DESC, peer LIMIT 20",
+    ),
+    Question(
         "who sends to an external network (/8)",
         "SELECT src_addr, sum(bytes) AS amount FROM flows WHERE dst_addr BETWEEN"
         f" toIPv6('::ffff:93.0.0.0') AND toIPv6('::ffff:93.255.255.255') {_TOP}",
@@ -155,5 +164,35 @@ QUESTIONS = (
         "longest connections, and how they ended",
         "SELECT local_addr, remote_addr, close_reason, dateDiff('second', start, time) AS amount,"
         " bytes_sent FROM sockets WHERE event = 'close' ORDER BY amount DESC LIMIT 20",
+    ),
+    Question(
+        "names asked for most, and how slow",
+        "SELECT query_name, count() AS amount, quantileTDigest(0.9)(latency_ns) FROM dns"
+        " WHERE is_response GROUP BY query_name ORDER BY amount DESC, 1 LIMIT 20",
+    ),
+    Question(
+        "who asks for names that there are not",
+        "SELECT dst_addr, uniqExact(query_name), count() AS amount FROM dns"
+        f" WHERE is_response AND response_code = 3 {_TOP}",
+    ),
+    Question(
+        "one TLS name: who went there, since when",
+        "SELECT src_addr, count() AS amount, min(time), max(time) FROM tls"
+        f" WHERE server_name = '{{name}}' {_TOP}",
+    ),
+    Question(
+        "clients that offer TLS 1.0 at most",
+        "SELECT src_addr, uniqExact(server_name), count() AS amount FROM tls"
+        f" WHERE version < 771 {_TOP}",
+    ),
+    Question(
+        "what each rule refused, day by day",
+        "SELECT toDate(time) AS d, rule, verdict, count() FROM drops GROUP BY d, rule, verdict"
+        " ORDER BY d, rule, verdict",
+    ),
+    Question(
+        "one rule: whom it refused, what they tried",
+        "SELECT src_addr, uniqExact(dst_addr, dst_port), count() AS amount FROM drops"
+        f" WHERE rule = 'rule-3' {_TOP}",
     ),
 )

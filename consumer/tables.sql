@@ -4,9 +4,9 @@ CREATE DATABASE IF NOT EXISTS hookline ENGINE = Atomic;
 
 CREATE TABLE IF NOT EXISTS hookline.flows
 (
-    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(T64, ZSTD(1)),
+    `time` DateTime64(9, 'UTC') COMMENT 'wall time of the start, nanoseconds since the epoch' CODEC(T64('bit'), ZSTD(1)),
     `node` LowCardinality(String) COMMENT 'name of the node whose agent saw it' CODEC(ZSTD(1)),
-    `end` DateTime64(9, 'UTC') COMMENT 'wall time of the end, nanoseconds since the epoch' CODEC(T64('bit'), ZSTD(1)),
+    `end` DateTime64(9, 'UTC') COMMENT 'wall time of the end, nanoseconds since the epoch; known to a tick of the kernel, so rounded up to the millisecond' CODEC(GCD, T64('bit'), ZSTD(1)),
     `interface` LowCardinality(String) COMMENT 'name of the network interface' CODEC(ZSTD(1)),
     `direction` Enum8('ingress' = 1, 'egress' = 2) COMMENT '`ingress`: received by the interface; `egress`: sent by it' CODEC(ZSTD(1)),
     `src_addr` IPv6 COMMENT 'source address; IPv4 is mapped into ::ffff/96' CODEC(ZSTD(1)),

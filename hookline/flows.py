@@ -2,14 +2,13 @@
 """`hookline flows`: who talked to whom, and how much."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from hookline import history, output, words
-from hookline.arguments import as_argument, limit_in, since_in
+from hookline.arguments import as_argument
+from hookline.asked import Asked, add_answer, add_which
 from hookline.conditions import Conditions
 from schemas.filter.grammar import parse
 from schemas.filter.terms import EITHER, in_container, is_equal, on_ports, owned_by, within
@@ -21,7 +20,6 @@ _NUMBER_COLUMNS = (3, 4, 5, 6)
 _ADDRESS_COLUMNS = (0, 1)
 _NETWORK = as_argument(network_in)
 _SHORT_ID = 12  # as docker ps prints it
-_PLACEHOLDER = re.compile(r"\{(\w+):(\w+)\}")
 EPILOG = """\
 examples:
   hookline flows                                   the biggest of the last 5 minutes
@@ -52,43 +50,11 @@ ORDER BY bytes DESC, packets DESC, time, node, interface, direction, src_addr, s
 LIMIT {limit:UInt32}"""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A statement and the values bound to it."""
-
-    sql: str
-    parameters: dict[str, str | int]
-
-    def readable(self) -> str:
-        """The statement with its values written out, to be read, changed and asked again."""
-        return _PLACEHOLDER.sub(self._literal, self.sql)
-
-    def _literal(self, found: re.Match[str]) -> str:
-        value, kind = self.parameters[found[1]], found[2]
-        if isinstance(value, int):
-            return str(value)
-        quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        return f"toIPv6({quoted})" if kind == "IPv6" else quoted
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `hookline flows`."""
     parser.epilog = EPILOG
-    which = parser.add_argument_group("which flows")
-    which.add_argument(
-        "filter",
-        nargs="*",
-        metavar="FILTER",
-        help="an expression much like tcpdump's, such as 'host 10.0.0.7 and tcp port 443';"
-        " the flags below narrow it further",
-    )
-    which.add_argument(
-        "--since",
-        type=since_in,
-        default="5m",
-        metavar="TIME",
-        help="how far back, as 30s, 5m, 2h, 7d, or all (default: %(default)s)",
-    )
+    which = parser.add_argument_group("which flows", "each flag narrows the filter further")
+    add_which(which, since="5m")
     which.add_argument("--from", dest="source", type=_NETWORK, metavar="ADDR|CIDR", help="source")
     which.add_argument(
         "--to", dest="destination", type=_NETWORK, metavar="ADDR|CIDR", help="destination"
@@ -115,16 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--unit", metavar="GLOB", help="in which systemd unit")
     which.add_argument("--container", metavar="ID", help="in which container; its id may be short")
     which.add_argument("--node", metavar="NAME", help="as the agent calls itself")
-    which.add_argument(
-        "--limit",
-        type=limit_in,
-        default=20,
-        metavar="N",
-        help="how many, the biggest first (default: %(default)s)",
-    )
-    output.add_arguments(parser)
-    parser.add_argument("--sql", action="store_true", help="print the statement, do not run it")
-    history.add_arguments(parser)
+    add_answer(parser)
 
 
 def run(args: argparse.Namespace) -> int:

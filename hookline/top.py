@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv6Address
 
 from hookline import history, output, words
-from hookline.arguments import limit_in, since_in
-from hookline.flows import Asked
+from hookline.asked import Asked, add_answer, add_which
 from hookline.sums import Summed, Wanted, summed
 from schemas.filter.grammar import parse
 from schemas.filter.words import FilterError
@@ -51,32 +50,14 @@ A packet that is forwarded is received and sent: `ingress` or `egress` counts it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `hookline top`."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "filter", nargs="*", metavar="FILTER", help="an expression as that of hookline flows"
-    )
+    add_which(parser, since="1h")
     parser.add_argument(
         "--by", choices=BY, default="source", help="what is summed up (default: %(default)s)"
     )
     parser.add_argument(
-        "--since",
-        type=since_in,
-        default="1h",
-        metavar="TIME",
-        help="how far back, as 30s, 5m, 2h, 7d, or all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=limit_in,
-        default=20,
-        metavar="N",
-        help="how many, the biggest first (default: %(default)s)",
-    )
-    parser.add_argument(
         "--rows", action="store_true", help="ask the rows themselves, and no rollup"
     )
-    output.add_arguments(parser)
-    parser.add_argument("--sql", action="store_true", help="print the statement, do not run it")
-    history.add_arguments(parser)
+    add_answer(parser)
 
 
 def run(args: argparse.Namespace) -> int:

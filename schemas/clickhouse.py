@@ -26,7 +26,10 @@ DEDUPLICATION = {
     "replicated_deduplication_window_seconds": 7 * 86_400,
 }
 # As earlier versions declared them; any other codec was set by hand, and stays.
-FORMER_CODECS = frozenset({"CODEC(Delta(8), ZSTD(1))", "CODEC(ZSTD(1))"})
+FORMER_CODECS = frozenset(
+    f"CODEC({one})"
+    for one in ("Delta(8), ZSTD(1)", "ZSTD(1)", "T64, ZSTD(1)", "T64('bit'), ZSTD(1)")
+)
 # ClickHouse fills it in, so it is in no block; nor in SELECT *, unless it is named.
 STORED_AT = (
     "`stored_at` DateTime('UTC') MATERIALIZED now()"

@@ -7,7 +7,7 @@ from schemas.layout import ADDR, NAME, TIME_NS, U8, U16, U32, U64, Field, enum8
 TIME_CODEC = "Delta(8), ZSTD(1)"
 # Where rows of a minute are sorted by something else, times are random within it: what their bits
 # have in common is left out, and nothing else can be.
-MINUTE_TIME_CODEC = "T64, ZSTD(1)"
+MINUTE_TIME_CODEC = "T64('bit'), ZSTD(1)"
 COUNTER_CODEC = "T64, ZSTD(1)"
 
 DIRECTIONS = {"ingress": 1, "egress": 2}

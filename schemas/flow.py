@@ -7,7 +7,7 @@ that looking a flow up compares six words.
 """
 
 from schemas import fields as f
-from schemas.layout import U8, U16, U32, U64, Bits, Field, Layout, Record, pad
+from schemas.layout import TIME_NS, U8, U16, U32, U64, Bits, Field, Layout, Record, pad
 
 LANE = Bits(
     "lane",
@@ -99,7 +99,12 @@ FLOW = Record(
     ),
     fields=(
         f.TIME.coded(f.MINUTE_TIME_CODEC),
-        f.END.coded("T64('bit'), ZSTD(1)"),
+        # Agents tell it in whole milliseconds, so what T64 gets is a millionth of its range.
+        f.END.coded(f"GCD, {f.MINUTE_TIME_CODEC}").of(
+            TIME_NS,
+            "wall time of the end, nanoseconds since the epoch; known to a tick of the kernel, so"
+            " rounded up to the millisecond",
+        ),
         f.INTERFACE,
         f.DIRECTION,
         f.SRC_ADDR,

@@ -2,6 +2,7 @@
 """Kernel clocks become wall time, without ever pointing ahead."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,18 @@ def test_jiffies_wrap():
     anchor = an_anchor((7 << 32) + 1)
 
     assert from_jiffies(anchor, 0xFFFFFFFF, 1) == [TICK_NS, 0]
+
+
+def test_an_end_is_told_to_the_millisecond_as_no_tick_is_shorter():
+    ends = np.array([WALL_NS, WALL_NS + 1, WALL_NS + 1_000_000], np.int64)
+
+    assert (an_anchor().known_end(ends) - WALL_NS).tolist() == [0, 1_000_000, 1_000_000]
+
+
+def test_an_end_stays_as_it_is_where_ticks_are_shorter_as_in_a_capture():
+    ends = np.array([WALL_NS + 1], np.int64)
+
+    assert replace(an_anchor(), tick_ns=1000).known_end(ends).tolist() == [WALL_NS + 1]
 
 
 @pytest.mark.kernel

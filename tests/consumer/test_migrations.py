@@ -206,18 +206,24 @@ def test_a_column_is_added_with_its_codec_and_comment():
 
 def test_a_codec_that_an_earlier_version_declared_is_replaced_and_one_set_by_hand_stays(engine):
     engine.migrate([FLOW])
-    for column, codec in (("time", "Delta(8), ZSTD(1)"), ("end", "Delta(8), LZ4")):
+    former = {"time": "T64, ZSTD(1)", "end": "T64('bit'), ZSTD(1)", "seq": "Delta(8), LZ4"}
+    for column, codec in former.items():
+        kind = "UInt64" if column == "seq" else "DateTime64(9, 'UTC')"
         engine.execute(
-            f"ALTER TABLE {DATABASE}.flows MODIFY COLUMN `{column}` DateTime64(9, 'UTC') CODEC({codec})"
+            f"ALTER TABLE {DATABASE}.flows MODIFY COLUMN `{column}` {kind} CODEC({codec})"
         )
 
-    assert engine.migrate([FLOW]) == 1
+    assert engine.migrate([FLOW]) == 2
 
     assert engine.migrate([FLOW]) == 0
     codecs = dict(
         engine.rows(
             "SELECT name, compression_codec FROM system.columns"
-            f" WHERE database = '{DATABASE}' AND table = 'flows' AND name IN ('time', 'end')"
+            f" WHERE database = '{DATABASE}' AND table = 'flows' AND name IN ('time', 'end', 'seq')"
         )
     )
-    assert codecs == {"time": "CODEC(T64, ZSTD(1))", "end": "CODEC(Delta(8), LZ4)"}
+    assert codecs == {
+        "time": "CODEC(T64('bit'), ZSTD(1))",
+        "end": "CODEC(GCD, T64('bit'), ZSTD(1))",
+        "seq": "CODEC(Delta(8), LZ4)",
+    }

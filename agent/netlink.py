@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tc filters on kernels without tcx, and addresses, through netlink: here alone is pyroute2.
+"""tc filters on kernels without tcx, through netlink: here alone is pyroute2.
 
 Before Linux v6.6 a tc program is a filter of the clsact qdisc.  It outlives us, so what we add
 has a handle made of the agent's name, by which it is removed; other filters, those of other
@@ -13,11 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import wraps
-from ipaddress import ip_address
 from typing import ParamSpec, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -145,25 +142,3 @@ def remove_clsact_if_unused(ifindex: int) -> None:
         )
         if not used:
             netlink.tc("del", "clsact", ifindex)
-
-
-@_in_a_thread
-def local_addresses() -> NDArray[np.void]:
-    """The addresses of this network namespace, 16 bytes each; IPv4 mapped into ::ffff/96.
-
-    Raises:
-        RefusedError: the kernel does not tell.
-    """
-    with IPRoute() as netlink:
-        try:
-            found = list(netlink.addr("dump"))
-        except NetlinkError as error:
-            raise RefusedError(error.code, os.strerror(error.code)) from None
-    # On a link with two ends, the address is the other one's.
-    texts = [one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS") for one in found]
-    return np.frombuffer(b"".join(_mapped(text) for text in texts if text), "V16")
-
-
-def _mapped(text: str) -> bytes:
-    address = ip_address(text)
-    return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed

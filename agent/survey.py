@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
+from agent.addresses import local_addresses
 from agent.cgroups import Cgroups
 from agent.hierarchy import walk
-from agent.netlink import local_addresses
 from agent.owners import OwnerLookup
 from agent.processes import Holders, find_holders
 from agent.sockdiag import Listed, list_sockets

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.addresses import local_addresses
 from agent.processes import find_holders
 from agent.sockdiag import Listed, list_sockets
 from agent.tuples import TCP, has_remote, local_ports, protocols
@@ -125,8 +126,6 @@ def _is_tcp(listed: Listed) -> NDArray[np.bool_]:
 
 
 def _local_networks() -> tuple[Network, ...]:
-    from agent.netlink import local_addresses  # noqa: PLC0415 - pyroute2 takes 18 MB
-
     try:
         return tuple(ip_network(_address(bytes(one))) for one in local_addresses())
     except OSError as error:

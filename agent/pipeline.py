@@ -34,6 +34,7 @@ from agent.planning import plan_of
 from agent.privileges import give_up_privileges
 from agent.programs import load, sole_agent
 from agent.rules.orders import RuleOrders
+from agent.scheduling import give_way
 from agent.succession import Predecessors, succeed
 from agent.survey import Events, keep_informed, name_cgroups
 from agent.variants import Compiled, Variants
@@ -143,6 +144,8 @@ async def _observe_until(
         parts.subscriber.subscribed() if parts.subscriber else nullcontext(),
         control.listening(socket_path(config.name)),
     ):
+        # Not before: programs are compiled at the start, which would last on a busy node.
+        _give_way(config)
         log.info(
             "agent ready",
             extra={
@@ -175,6 +178,13 @@ async def _observe(parts: Parts, watch: Watch, stop: asyncio.Event, *, interval:
             await _name(parts.owners)
             watch.close_interval()
             _close_interval(parts)
+
+
+def _give_way(config: Config) -> None:
+    try:
+        give_way(config.nice)
+    except OSError as error:
+        log.warning("others on this node do not go first", extra={"reason": str(error)})
 
 
 def _drain(parts: Parts) -> None:

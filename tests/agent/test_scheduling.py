@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent gives way to what else runs on its node, and is light while nothing happens."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.addresses import local_addresses
+from tests.lab.agents import agent
+from tests.lab.links import link
+
+
+def its_own(code: str) -> str:
+    """What a process of its own prints, since nobody gets back what was given up."""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return told.stdout.strip()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [((), (os.SCHED_BATCH, 10)), (("--nice", "0"), (os.SCHED_OTHER, 0))],
+    ids=["by default", "told not to"],
+)
+def test_an_agent_gives_way_unless_it_is_told_not_to(flags, expected, lab):
+    with link() as one, agent("--interface", one.near.name, *flags) as started:
+        found = os.sched_getscheduler(started.pid), os.getpriority(os.PRIO_PROCESS, started.pid)
+
+    assert found == expected
+
+
+def test_who_was_started_to_give_way_further_still_does():
+    code = "import os; from agent.scheduling import give_way; os.nice(15); give_way(10); print(os.nice(0))"
+
+    assert its_own(code) == "15"
+
+
+def test_the_threads_of_an_agent_give_way_as_well():
+    code = """if True:
+        import os, threading
+        from agent.scheduling import give_way
+        give_way(10)
+        told = lambda: print(os.sched_getscheduler(0) == os.SCHED_BATCH, os.nice(0))
+        threading.Thread(target=told).start()
+    """
+
+    assert its_own(code) == "True 10"
+
+
+def test_what_an_agent_is_made_of_does_not_bring_pyroute2_in():
+    code = "import sys, agent.cli; print('pyroute2' in sys.modules)"
+
+    assert its_own(code) == "False"
+
+
+def test_the_addresses_of_a_node_are_those_of_its_interfaces():
+    loopback = bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 1])
+
+    found = [bytes(one) for one in local_addresses()]
+
+    assert loopback in found
+    assert {len(one) for one in found} == {16}
+    assert (bytes(15) + b"\x01" in found) == Path("/proc/net/if_inet6").exists()

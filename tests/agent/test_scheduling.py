@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.addresses import local_addresses
+from agent.pace import POLL_SECONDS, QUIET_SECONDS, pause
 from tests.lab.agents import agent
 from tests.lab.links import link
 
@@ -64,3 +65,18 @@ def test_the_addresses_of_a_node_are_those_of_its_interfaces():
     assert loopback in found
     assert {len(one) for one in found} == {16}
     assert (bytes(15) + b"\x01" in found) == Path("/proc/net/if_inet6").exists()
+
+
+@pytest.mark.parametrize(
+    ("is_quiet", "until_due", "expected"),
+    [
+        (False, 1.0, POLL_SECONDS),
+        (True, 1.0, QUIET_SECONDS),
+        (True, 0.03, 0.03),
+        (True, 0.0, POLL_SECONDS),
+    ],
+)
+def test_a_quiet_agent_looks_less_often_but_ends_its_intervals_in_time(
+    is_quiet, until_due, expected
+):
+    assert pause(is_quiet=is_quiet, until_due=until_due) == expected

@@ -82,7 +82,7 @@ class Events:
     # Whether the last drain found who should be met before long.
     has_met: bool = False
 
-    # Most drains find nothing, fifty times a second; so nothing is done with nothing.
+    # Most drains find nothing, many times a second; so nothing is done with nothing.
     def drain(self) -> int:
         """Empty the buffer; returns how many bytes of events wait for their batch."""
         self.has_met = False

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def test_an_agent_gives_way_unless_it_is_told_not_to(flags, expected, lab):
         found = os.sched_getscheduler(started.pid), os.getpriority(os.PRIO_PROCESS, started.pid)
 
     assert found == expected
+
+
+@pytest.mark.kernel
+def test_an_agent_without_traffic_wakes_up_less_often_than_it_looks_at_its_usual_pace(lab):
+    with link() as one, agent("--interface", one.near.name) as quiet:
+        one.quiet(seconds=1.0)
+        before = wake_ups(quiet.pid)
+        time.sleep(2)
+        found = wake_ups(quiet.pid) - before
+
+    assert found < 2 / POLL_SECONDS
+
+
+def wake_ups(pid: int) -> int:
+    """How often the agent's own thread has gone to sleep."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 def test_who_was_started_to_give_way_further_still_does():

@@ -57,6 +57,18 @@ def test_who_was_started_to_give_way_further_still_does():
     assert its_own(code) == "15"
 
 
+def test_who_was_started_under_another_policy_keeps_it():
+    code = """if True:
+        import os
+        from agent.scheduling import give_way
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        give_way(10)
+        print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.nice(0))
+    """
+
+    assert its_own(code) == "True 0"
+
+
 def test_the_threads_of_an_agent_give_way_as_well():
     code = """if True:
         import os, threading

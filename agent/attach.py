@@ -85,7 +85,7 @@ class Attachment:
         self._use(variant)
 
     def _swap_filter(self, ifindex: int, direction: str, variant: Variant) -> None:
-        from agent import netlink  # noqa: PLC0415 - pyroute2 takes 10 MB, and few need it
+        from agent import netlink  # noqa: PLC0415 - pyroute2 takes 18 MB, and few need it
 
         program_fd = variant.programs[f"hook_{direction}"]
         netlink.replace(program_fd, ifindex, direction, owner=self.pins.owner)

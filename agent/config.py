@@ -22,6 +22,7 @@ BUFFERS = ("auto", "ring", "perf")
 MAX_FLOW_SLOTS = 1 << 24
 # A hook point has 12 bits in a flow's key, and an interface takes four of them.
 MAX_INTERFACES = 1023
+MOST_NICE = 19
 # What one interval may fill.
 LEAST_SPOOL_BYTES = 8 << 20
 
@@ -220,6 +221,13 @@ class Config(BrokerOptions):
     name: str = option(
         "agent", "name of this agent among others on the node", group=PROCESS, metavar="NAME"
     )
+    nice: int = option(
+        10,
+        "how far to give way to what else runs on the node, up to 19; 0: not at all.  Beside"
+        " programs that want all of a CPU, 10 leaves the agent a tenth of it, and 19 a seventieth",
+        group=PROCESS,
+        metavar="NICE",
+    )
     stop_timeout: float = option(
         10.0, "seconds to publish what is pending at the end", group=PROCESS, metavar="SECONDS"
     )
@@ -274,6 +282,8 @@ class Config(BrokerOptions):
             )
         if not 0 <= self.spool_sync < inf:
             raise ConfigError(f"spool_sync is {self.spool_sync}; it must be 0 for never, or more")
+        if not 0 <= self.nice <= MOST_NICE:
+            raise ConfigError(f"nice is {self.nice}; it must be 0 to {MOST_NICE}")
         if self.sample < 0:
             raise ConfigError(f"sample is {self.sample}; it must be 0 for none, or more")
         if self.ring_bytes % _PAGE_BYTES or self.ring_bytes & (self.ring_bytes - 1):

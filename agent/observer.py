@@ -30,6 +30,7 @@ from agent.ledger import OVERFLOW_COUNTERS, Ledger, Lost
 from agent.maps import SharedMaps
 from agent.names import DnsReader, TlsReader
 from agent.owners import OwnerLookup
+from agent.pace import LITTLE_SHARE, breathe
 from agent.plan import Pins
 from agent.points import HookPoints, Pair
 from agent.rows import Rows, chosen, copied, joined
@@ -78,13 +79,17 @@ class Events:
     # What else is to be done with events as they come.
     meet: Callable[[Rows], None] | None = None
     waiting: list[Rows] = field(default_factory=list)
+    # Whether the last drain found who should be met before long.
+    has_met: bool = False
 
-    # Most drains find nothing, fifty times a second; so nothing is done with nothing.
+    # Most drains find nothing, many times a second; so nothing is done with nothing.
     def drain(self) -> int:
         """Empty the buffer; returns how many bytes of events wait for their batch."""
+        self.has_met = False
         if len(rows := self.buffer.drain()):
             self.waiting.append(rows)
             if self.meet is not None:
+                self.has_met = True
                 self.meet(rows)
         return sum(rows.nbytes for rows in self.waiting)
 
@@ -158,6 +163,9 @@ class Observer:
         self._hellos = TlsReader(partial(ledger.book_rejected, "tls"))
         self._add_names(pins)
         self._counted: list[Counted] = []
+        self._held_share = 0.0
+        # Whether the last drain found so little that the next has time (agent/pace.py).
+        self.is_quiet = False
 
     def _add_sockets(self) -> None:
         owners = SocketOwners(self._owners) if self._owners is not None else None
@@ -180,7 +188,16 @@ class Observer:
         waiting = self._drain_events()
         self._drain_evictions()
         waiting += sum(counted.slots.nbytes for counted in self._counted)
-        if waiting >= _MANY_BYTES or self._largest_held_share() > _LARGE_SHARE:
+        held_share = self._largest_held_share()
+        # What was given back since the drain before hides what came: then it is not known.
+        self.is_quiet = (
+            0 <= held_share - self._held_share < LITTLE_SHARE
+            and not any(events.has_met for events in self._events)
+            # Of a buffer that holds nothing after a drain, nothing is known either.
+            and self._evictions.outlives_reader
+        )
+        self._held_share = held_share
+        if waiting >= _MANY_BYTES or held_share > _LARGE_SHARE:
             yield from self._take_batches(self._clock.anchor())
 
     def close_interval(self, *, is_last: bool = False) -> Iterator[Batch]:
@@ -192,7 +209,7 @@ class Observer:
         in_use = self._totals[:, : self._points.count]
         overflowed = copied(in_use)
         # 1. The flows.  What arrives from here on belongs to the next interval.
-        counted = self.cache.snapshot()
+        counted = self.cache.snapshot(breathe)
         self._clock.begin_interval()
         # 2. The totals, after the flows, so that they hold all that the flows hold.
         totals = copied(in_use)

@@ -29,11 +29,13 @@ from agent.links import LinkSocket
 from agent.namespaces import Namespace
 from agent.outbox import Outbox
 from agent.owners import OwnerLookup
+from agent.pace import breathe, pause
 from agent.plan import Pins, Plan, Report, remove_all
 from agent.planning import plan_of
 from agent.privileges import give_up_privileges
 from agent.programs import load, sole_agent
 from agent.rules.orders import RuleOrders
+from agent.scheduling import give_way
 from agent.succession import Predecessors, succeed
 from agent.survey import Events, keep_informed, name_cgroups
 from agent.variants import Compiled, Variants
@@ -42,7 +44,8 @@ from schemas.wire import Batch
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.02
+# So often names of namespaces are looked at, which takes as long as a look at the buffers.
+NAMES_SECONDS = 0.1
 # A packet that is being counted on another CPU while we detach is done long before this.
 LAST_PACKETS_SECONDS = 0.02
 
@@ -143,6 +146,8 @@ async def _observe_until(
         parts.subscriber.subscribed() if parts.subscriber else nullcontext(),
         control.listening(socket_path(config.name)),
     ):
+        # Not before: programs are compiled at the start, which would last on a busy node.
+        _give_way(config)
         log.info(
             "agent ready",
             extra={
@@ -155,12 +160,16 @@ async def _observe_until(
 
 
 async def _observe(parts: Parts, watch: Watch, stop: asyncio.Event, *, interval: float) -> None:
-    due = time.monotonic() + interval
+    now = tick_due = time.monotonic()
+    due = now + interval
     while not stop.is_set():
         # To wait for *stop* instead would take a task of its own each time, and turn the loop thrice:
         # that was a quarter of what an idle agent takes.
-        await asyncio.sleep(POLL_SECONDS)
-        watch.tick()
+        await asyncio.sleep(pause(is_quiet=parts.observer.is_quiet, until_due=due - now))
+        now = time.monotonic()
+        if now >= tick_due:
+            tick_due = now + NAMES_SECONDS
+            watch.tick()
         parts.publisher.raise_if_failed()
         parts.keeper.raise_if_failed()
         if parts.subscriber:
@@ -170,11 +179,19 @@ async def _observe(parts: Parts, watch: Watch, stop: asyncio.Event, *, interval:
             # Leave everything in the kernel: it counts on, and only detail can be lost.
             continue
         _drain(parts)
-        if time.monotonic() >= due and parts.journal.has_room:
-            due = max(due + interval, time.monotonic())
+        if now >= due and parts.journal.has_room:
+            due = max(due + interval, now)
             await _name(parts.owners)
             watch.close_interval()
             _close_interval(parts)
+            now = time.monotonic()
+
+
+def _give_way(config: Config) -> None:
+    try:
+        give_way(config.nice)
+    except OSError as error:
+        log.warning("others on this node do not go first", extra={"reason": str(error)})
 
 
 def _drain(parts: Parts) -> None:
@@ -190,9 +207,13 @@ async def _name(owners: OwnerLookup | None) -> None:
 
 def _close_interval(parts: Parts, *, is_last: bool = False) -> None:
     parts.journal.make_room(parts.ledger)
-    batches = list(parts.observer.close_interval(is_last=is_last))
+    batches = []
+    for batch in parts.observer.close_interval(is_last=is_last):
+        batches.append(batch)
+        breathe()
     batches += _rule_batches(parts)
     batches += _interface_batches(parts)
+    breathe()
     parts.journal.close(batches, parts.observer, is_last=is_last)
 
 

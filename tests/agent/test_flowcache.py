@@ -34,6 +34,18 @@ def test_reports_nothing_of_a_flow_that_rests():
     assert len(cache.snapshot()) == 0
 
 
+def test_a_snapshot_of_the_usual_cache_breathes_and_counts_once_what_comes_meanwhile():
+    kernel = KernelModel(ways=1 << 18)
+    cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)
+    kernel.packet(1)
+
+    first = cache.snapshot(breathe=lambda: kernel.packet(1))
+    then = cache.snapshot()
+
+    assert kernel.truth["packets"] == 4
+    assert first.packets.sum() + then.packets.sum() == 4
+
+
 def test_leaves_a_slot_that_is_being_replaced_for_the_next_snapshot():
     kernel = KernelModel(ways=1)
     cache = FlowCache(kernel.slots, kernel.origins, kernel.contexts)

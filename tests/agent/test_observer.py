@@ -251,3 +251,34 @@ def test_rows_add_up_in_the_end_whenever_agents_are_killed(buffer, events, room)
 
     assert books.sums == books.truth
     assert books.ledger_packets == books.flow_packets == books.truth[0]
+
+
+class Held(Evictions):
+    """A buffer with room for so many events, which holds them until they are told."""
+
+    room = 640
+
+    @property
+    def held_share(self) -> float:
+        return (self._drained - self._kernel.released) / self.room
+
+
+@pytest.mark.parametrize(("evictions", "is_quiet"), [(0, True), (9, True), (10, False)])
+def test_a_drain_is_quiet_if_it_finds_less_than_a_sixty_fourth_of_a_buffer(evictions, is_quiet):
+    books = Books(KernelModel(ways=WAYS), Held)
+    books.drain()
+
+    for flow in range(WAYS + evictions):
+        books.kernel.packet(2 * flow + 1)
+    books.drain()
+
+    assert len(books.kernel.log) == evictions
+    assert books.observer.is_quiet == is_quiet
+
+
+def test_no_drain_of_a_buffer_that_holds_nothing_is_quiet():
+    books = Books(KernelModel(ways=WAYS), Perf)
+    books.drain()
+    books.drain()
+
+    assert not books.observer.is_quiet

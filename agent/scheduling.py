@@ -7,7 +7,7 @@ since v6.12).  Being a batch process, we in turn do not interrupt anybody when w
 
 SCHED_IDLE would give way sooner still, but has three thousandths of a CPU that others want: then
 the buffers overflow, and detail is lost.  At nice 10 there is a tenth beside each that is busy,
-which is several times what an agent takes.
+more than twice what an agent takes by default.
 """
 
 import ctypes

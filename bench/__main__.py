@@ -56,8 +56,12 @@ FLAGS = {
     "queries": {"long": ("--rows", "100000000")},
 }
 TAKE_PEERS = ("kernel",)
-# Where something of others is, which a flag of ours and of the subject's says.
-TAKE_PLACES = {"claim": ("--envoy", "envoy"), "consumer": ("--kafka-engine", "kafka_engine")}
+# Where something is that is not made here, which a flag of ours and of the subject's says.
+TAKE_PLACES = {
+    "claim": ("--envoy", "envoy"),
+    "consumer": ("--kafka-engine", "kafka_engine"),
+    "queries": ("--keep", "history"),
+}
 # One that hangs is ended, so that the others have their turn.
 HANGS_AFTER_BUDGETS = 4
 ENDS_WITHIN_S = 60.0
@@ -94,6 +98,9 @@ def parse() -> argparse.Namespace:
     add_sizes(parser)
     parser.add_argument("--kafka-engine", metavar="DIR", help="see python -m bench.consumer --help")
     parser.add_argument("--envoy", metavar="FILE", help="see python -m bench.claim --help")
+    parser.add_argument(
+        "--history", metavar="DIR", help="see python -m bench.queries --help, --keep"
+    )
     add_peers(parser)
     parser.add_argument("--results", type=Path, metavar="FILE", help="another file of results")
     parser.add_argument("--report", action="store_true", help="write tables and figures into docs/")
@@ -143,7 +150,11 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
     found = output([sys.executable, *command[1:]], longest_s)
     # Where this machine keeps the peers is of no interest to others.
     places = {one: _without_folder(one) for one in arguments.peer}
-    places |= {arguments.kafka_engine: "DIR", arguments.envoy: "FILE"}
+    places |= {
+        arguments.kafka_engine: "DIR",
+        arguments.history: "DIR",
+        arguments.envoy: "FILE",
+    }
     shown = [places.get(word, word) for word in command]
     about = {
         "command": " ".join(shown),

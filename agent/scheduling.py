@@ -30,8 +30,8 @@ def give_way(nice: int) -> None:
     Raises:
         OSError: the kernel, or a filter of system calls, does not let us.
     """
-    # Whoever started us under another policy, be it SCHED_IDLE, knows why.
-    if not nice or os.sched_getscheduler(0) not in (os.SCHED_OTHER, os.SCHED_BATCH):
+    # Whoever started us under another policy, be it a batch process or SCHED_IDLE, knows why.
+    if not nice or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     # Who was started with more keeps it.
     nice = max(nice, os.getpriority(os.PRIO_PROCESS, 0))

@@ -17,7 +17,7 @@ import pytest_asyncio
 from consumer.metrics import Metrics
 from consumer.migrations import migrate
 from consumer.pipeline import Pipeline
-from consumer.plan import Plan, insert_token, planned
+from consumer.plan import VERSION, Plan, insert_token, planned
 from consumer.presence import DAY_NS
 from consumer.quarantine import TOPIC as DEAD_LETTERS
 from consumer.quarantine import Quarantine
@@ -384,7 +384,7 @@ async def test_plans_that_cannot_be_followed_are_told_counted_and_never_skip_a_b
         {
             foreign: (begins[foreign], "somebody's note"),
             gone: (begins[gone], plan.text()),
-            newer: (begins[newer], '{"hookline_plan":2,"blocks":[]}'),
+            newer: (begins[newer], f'{{"hookline_plan":{VERSION + 1},"blocks":[]}}'),
         }
     )
     # A consumer that knows more than we do has planned what we cannot form.

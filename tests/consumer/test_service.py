@@ -23,6 +23,7 @@ from hookline.kafka import Kafka
 from schemas import wire
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
+from schemas.dead_letter import TOPIC as DEAD_LETTERS
 from schemas.ledger import LEDGER
 from schemas.rollup import ROLLUPS
 from tests.consumer.engine import Engine
@@ -102,8 +103,9 @@ class Place:
 @pytest_asyncio.fixture
 async def place(kafka: str, tmp_path: Path) -> Place:
     # What comes into being while a group reads makes its partitions move.
-    await create_topics(kafka, TOPICS, partitions=1)
-    await delete_everything(kafka, *TOPICS)
+    topics = (*TOPICS, DEAD_LETTERS)
+    await create_topics(kafka, topics, partitions=1)
+    await delete_everything(kafka, *topics)
     return Place(kafka, tmp_path)
 
 

@@ -56,9 +56,10 @@ lock: dev ## pin what pyproject.toml asks for; make lock ARGS=--upgrade for newe
 	$(bin)/pip-compile $(ARGS) --build-deps-for editable -o requirements.lock pyproject.toml
 	$(bin)/pip-compile $(ARGS) --build-deps-for editable --extra dev -o requirements-dev.lock -c requirements.lock pyproject.toml
 
-bench: ## measure; every number in docs/ comes from here
+# Without ARGS all is measured, and the tables and figures of docs/ are written anew.
+bench: ## measure; every number in docs/ comes from here; make bench ARGS="kernel"
 	@deploy/setup.sh --bench
-	$(bin)/python -m bench $(ARGS)
+	$(bin)/python -m bench $(or $(ARGS),--report)
 
 clean: ## remove what setup and the tools made
 	rm -rf .venv .kafka .kafka.new .setup.log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure: every number that the documentation states comes from here.
 
-    python -m bench [SUBJECT...] [--quick | --long] [--report]
+    python -m bench [SUBJECT...] [--quick | --long] [--report | --report-only]
 
 Each subject runs in a process of its own.  What it found goes into bench/results/, in a file that
 is named for the machine, beside what other subjects found there earlier; --report writes that
@@ -76,12 +76,12 @@ def main() -> int:
     path = arguments.results or RESULTS / f"{machine_name()}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     failures: list[str] = []
-    if not (arguments.report and not arguments.subjects):
+    if not arguments.report_only:
         if os.geteuid() != 0:
             sys.exit("bench: loading eBPF programs needs root; run it with sudo")
         results["machine"] = machine()
         failures = run_all(arguments, path, results)
-    if arguments.report:
+    if arguments.report or arguments.report_only:
         write_report(results)
     for failure in failures:
         print(f"bench: {failure}", file=sys.stderr)
@@ -103,7 +103,9 @@ def parse() -> argparse.Namespace:
     )
     add_peers(parser)
     parser.add_argument("--results", type=Path, metavar="FILE", help="another file of results")
-    parser.add_argument("--report", action="store_true", help="write tables and figures into docs/")
+    report = parser.add_mutually_exclusive_group()
+    report.add_argument("--report", action="store_true", help="write tables and figures into docs/")
+    report.add_argument("--report-only", action="store_true", help="that, of what was found before")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.subjects) - set(SUBJECTS)):
         parser.error(f"subject {unknown[0]} is unknown; there are {', '.join(SUBJECTS)}")

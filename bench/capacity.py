@@ -4,7 +4,7 @@
     python -m bench.capacity [--nodes 300] [--interval 1] [--flows 55] [--results FILE]
 
 Every input is a cell of a subject's results, named in bench/figures.py; those that no subject measures are
-constants here.  `python -m bench --report` writes the same into docs/explanation/scale.md, where
+constants here.  `python -m bench --report-only` writes the same into docs/explanation/scale.md, where
 the formulas are explained.
 """
 

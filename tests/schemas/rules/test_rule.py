@@ -5,7 +5,7 @@ from ipaddress import ip_network
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.filter.grammar import parse
@@ -101,6 +101,7 @@ def test_what_is_no_map_with_name_and_match_is_refused(message):
         Rule.from_message(message)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["name", "match", "action", "limit", "src", "src_packed", "until_ns", "x"]),

@@ -72,9 +72,8 @@ PEERS = (
     Peer("Native", 200_000),
     Peer("Native", 200_000, has_rollups=True),
     Peer("MsgPack", 200_000, part=2),
+    Peer("JSONEachRow", 200_000, part=4),
 )
-# The slowest of all is no news: only a long run has it.
-LONG_PEERS = (*PEERS, Peer("JSONEachRow", 200_000, part=4))
 
 
 def main() -> None:
@@ -89,7 +88,7 @@ def main() -> None:
 
 async def measure(scale: Scale, library: str | None) -> list[dict]:
     rows, rounds = scale.pick(ROWS, QUICK_ROWS), scale.pick(3, 2, 7)
-    peers = (LONG_PEERS if scale.is_long else PEERS) if library else ()
+    peers = PEERS if library else ()
     with tempfile.TemporaryDirectory(prefix="hookline-bench-") as directory:
         scratch = Path(directory)
         async with Kafka(scratch / "kafka") as kafka:

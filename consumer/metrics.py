@@ -79,6 +79,11 @@ class Metrics:
             "blocks inserted again as an owner before us had planned them",
             "table",
         )
+        self.restored_rows = self._counter(
+            "restored_rows",
+            "rows stored again that ClickHouse had lost as it was killed, and took for stored",
+            "table",
+        )
         self.uncommitted_inserts = self._counter(
             "uncommitted_inserts",
             "inserts whose partitions moved before the commit; the next owner repeats them",

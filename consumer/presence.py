@@ -50,6 +50,12 @@ def lacks_rows(batch: Batch, found: Found) -> bool:
     return any(0 < there.get(day, 0) < rows for day, rows in rows_by_day(batch).items())
 
 
+def missing(batches: Sequence[Batch], found: Found) -> list[Batch]:
+    """What of *batches* is not there: all rows of a day, or none."""
+    rest = [without_days(batch, stored_days(batch, found)) for batch in batches]
+    return [batch for batch in rest if batch.rows]
+
+
 def without_days(batch: Batch, days: Ranges) -> Batch:
     """*batch* without its rows of these days."""
     of_days = _days(batch)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,10 +25,11 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from consumer.block import native_block
 from consumer.clickhouse_errors import is_about_rows, passes
 from consumer.plan import insert_token
-from consumer.presence import Found, answer, question
+from consumer.presence import Found, answer, missing, question
 from consumer.record import Accepted
 from consumer.server import Server, first_line
 from consumer.sums import Adder
+from consumer.unfinished import forget_unfinished
 from schemas.clickhouse import DATABASE, columns
 from schemas.flow import FLOW
 from schemas.layout import Record
@@ -59,6 +61,9 @@ NEWER_SETTINGS = {
     "min_free_disk_bytes_to_perform_insert": 64 << 20,
 }
 
+# The table that has rows and token of an insert in one step, and so never one without the other,
+# is replicated.
+PLAIN_ENGINE = "MergeTree"
 # What is summed up already has nothing more to be joined.
 OF_SUMS = {"optimize_on_insert": 0}
 
@@ -106,11 +111,19 @@ class Sink:
             SinkUnavailable: ClickHouse does not answer, or refuses us.
         """
         self.close()
+        if self._is_embedded:
+            self._forget_unfinished()
         # Closed last, since inserts use it.
         self._threads[_SUMS] = ThreadPoolExecutor(1, _SUMS)
         for table in tables:
             self._clients[table] = self._client()
             self._threads[table] = ThreadPoolExecutor(1, f"insert-{table}")
+
+    def _forget_unfinished(self) -> None:
+        try:
+            forget_unfinished(Path(urlsplit(self._dsn).path))
+        except OSError as error:
+            raise SinkUnavailable(str(error)) from None
 
     def _client(self) -> Any:
         try:
@@ -154,6 +167,30 @@ class Sink:
             await self._run(table, self._insert, record, accepted, until_s, adder)
         except ClickHouseError as error:
             raise _told(error, f"insert into {table}") from None
+
+    async def complete(
+        self, record: Record, accepted: Sequence[Accepted], *, until_s: float = inf
+    ) -> int:
+        """Store those rows of a repeated insert that ClickHouse has the token of, and lost; how many.
+
+        All else is as with `insert`, which has reached the views, and so this does not.
+        """
+        table = record.table
+        try:
+            engine = await self._run(table, self._engine, table)
+        except ClickHouseError as error:
+            raise _told(error, f"query of {table}", about_rows=False) from None
+        if engine != PLAIN_ENGINE:
+            return 0
+        batches = [one.rows for one in accepted]
+        if not (lost := missing(batches, await self.find(record, batches))):
+            return 0
+        token = f"again {insert_token(accepted)}"
+        try:
+            await self._run(table, self._insert_rows, record, lost, token, until_s)
+        except ClickHouseError as error:
+            raise _told(error, f"insert into {table}") from None
+        return sum(batch.rows for batch in lost)
 
     async def find(self, record: Record, batches: Sequence[Batch]) -> Found:
         """How many rows there are of each of *batches*, all of the kind *record*, by day.
@@ -202,20 +239,37 @@ class Sink:
         batches = [one.rows for one in accepted]
         # Made while ClickHouse is busy with the rows.
         sums = self._threads[_SUMS].submit(adder.sums, batches) if adder else None
+        token = insert_token(accepted)
+        self._insert_rows(record, batches, token, until_s, is_summed=bool(adder))
+        # Only now, for ClickHouse may have refused the rows; and also where it was slow to take them.
         insert = partial(
             _insert_block,
             self._clients[record.table],
-            token=insert_token(accepted),
-            until_s=until_s,
+            token=token,
+            until_s=until_s + SERVER_TIMEOUT_S,
         )
-        names = [field.name for field in columns(record)]
+        for rollup, names, block in sums.result() if sums else ():
+            insert(rollup.table, names, block, settings=OF_SUMS)
+
+    def _insert_rows(
+        self,
+        record: Record,
+        batches: Sequence[Batch],
+        token: str,
+        until_s: float,
+        *,
+        is_summed: bool = True,
+    ) -> None:
         block = native_block(record, batches)
         with self._turn(record, batches):
-            insert(record.table, names, block, settings=SUMMED if adder else {})
-        # Only now, for ClickHouse may have refused the rows; and also where it was slow to take them.
-        for rollup, of_rollup, some in sums.result() if sums else ():
-            late_s = until_s + SERVER_TIMEOUT_S
-            insert(rollup.table, of_rollup, some, settings=OF_SUMS, until_s=late_s)
+            _insert_block(
+                *(self._clients[record.table], record.table),
+                [field.name for field in columns(record)],
+                block,
+                token=token,
+                until_s=until_s,
+                settings=SUMMED if is_summed else {},
+            )
 
     def _turn(self, record: Record, batches: Sequence[Batch]) -> AbstractContextManager[object]:
         """Begin when the embedded engine has no other small insert than those of flows.
@@ -226,6 +280,13 @@ class Sink:
         is_small = sum(batch.rows for batch in batches) < SMALL_ROWS
         is_one_of_many = self._is_embedded and is_small and record is not FLOW
         return self._small if is_one_of_many else nullcontext()
+
+    def _engine(self, table: str) -> str:
+        query = (
+            f"SELECT engine FROM system.tables WHERE database = '{DATABASE}' AND name = '{table}'"
+        )
+        [(engine,)] = self._clients[table].query(query).result_rows
+        return str(engine)
 
     def _first_row(self, record: Record) -> Sequence[Any]:
         query = f"SELECT 1 FROM {DATABASE}.{record.table} LIMIT 1"

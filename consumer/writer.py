@@ -128,13 +128,16 @@ class Writer:
 
     async def _store(self, block: Block) -> None:
         started = monotonic()
-        formed = self._formed_again(block, block.plan) if block.plan else None
+        block_plan = block.plan
+        formed = self._formed_again(block, block_plan) if block_plan else None
         formed = formed or await self._formed(block)
         if not formed:
             return
         plan, chosen = formed
         try:
-            await self._insert(block.partition, plan, chosen.accepted)
+            await self._insert(
+                block.partition, plan, chosen.accepted, is_repeated=plan is block_plan
+            )
         except BlockRefused as refusal:
             await self._shrink(block, chosen, refusal)
             return
@@ -191,7 +194,9 @@ class Writer:
         await self._quarantine.put(rejected)
         self._metrics.rejected_records.labels(self._kind.topic).inc(len(rejected))
 
-    async def _insert(self, partition: Partition, plan: Plan, accepted: list[Accepted]) -> None:
+    async def _insert(
+        self, partition: Partition, plan: Plan, accepted: list[Accepted], *, is_repeated: bool
+    ) -> None:
         patience = Patience("insert retried", table=self._kind.table)
         while True:
             until_s = now_s() + PLAN_VALID_S
@@ -200,12 +205,24 @@ class Writer:
                 await self._sink.insert(
                     self._kind, accepted, until_s=until_s, is_summed=plan.is_summed
                 )
+                if is_repeated:
+                    await self._complete(accepted, until_s)
             except SinkUnavailable as error:
                 reason = str(error)
             else:
                 return
+            is_repeated = True
             self._metrics.retried_inserts.labels(self._kind.table).inc()
             await patience.rest(reason)
+
+    async def _complete(self, accepted: list[Accepted], until_s: float) -> None:
+        late_s = until_s + PLAN_VALID_S
+        if rows := await self._sink.complete(self._kind, accepted, until_s=late_s):
+            self._metrics.restored_rows.labels(self._kind.table).inc(rows)
+            log.warning(
+                "clickhouse had lost rows as it was killed; they are stored again",
+                extra={"table": self._kind.table, "rows": rows},
+            )
 
     async def _shrink(self, block: Block, chosen: Chosen, refusal: BlockRefused) -> None:
         """Make two blocks of one that ClickHouse refuses; of a single record, a dead letter."""

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from tests.consumer.process import (
     publish_payloads,
 )
 from tests.consumer.stage import TOPICS, Stage
+from tests.consumer.test_unfinished import NEWEST, cut_off
 from tests.schemas.batches import a_batch
 
 pytestmark = [pytest.mark.services, pytest.mark.asyncio(loop_scope="module")]
@@ -128,6 +130,31 @@ async def test_a_consumer_that_is_killed_at_each_point_stores_every_batch_once(s
     assert {letter["payload"] for letter in letters} == {
         b"poison %d" % number for number in range(len(points))
     }
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["same consumer", "its successor"])
+async def test_what_a_server_loses_as_it_is_killed_is_stored_again(stage, server, is_killed):
+    with stage.consumer() as consumer:
+        await consumer.until_ready()
+        await stage.publish(*stage.batches("run", 0))
+        await stage.until_committed(consumer)
+        server.next_inserts("done")
+        server.rows(f"SYSTEM STOP MERGES {DATABASE}.flows")
+        await stage.publish(*stage.batches("run", 1))
+        await server.until_held()
+        [[part]] = server.rows(NEWEST.format("flows"))
+        if is_killed:
+            consumer.kill()
+        server.kill()
+        cut_off(part)
+        server.start()
+        with stage.consumer() if is_killed else nullcontext(consumer) as last:
+            await stage.until_committed(last)
+            assert last.metric("consumer_restored_rows_total", table="flows") == 10
+            assert await last.terminate() == 0
+
+    assert stage.stored() == stage.sent
+    assert len(set(stage.summed())) == 1
 
 
 async def test_a_consumer_that_was_paused_within_an_insert_changes_nothing_any_more(stage, server):
@@ -320,6 +347,7 @@ async def test_a_server_that_is_away_or_has_no_room_costs_nothing_but_time(stage
 
     with stage.consumer() as consumer:
         await consumer.until_ready()
+        await stage.until_committed(consumer)
         server.next_inserts("252", "242", "243", "silent", "silent")
         server.next_queries("159")
         await stage.publish(*stage.batches("other", 0))

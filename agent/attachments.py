@@ -5,62 +5,27 @@
 changed, or become another one of the same index or name.  So no order of messages matters, and
 none that was missed.
 
-An interface's packets are booked at the pair of hook points that stands in the programs' table.
-The entry is there before the programs are attached, so that the first packet has it.  One that is
-renamed takes another pair: what was counted under the old name is reported under the old name.
+Where the packets of one are booked, `agent.bookings` says; what an agent that is no more has left,
+`agent.adoption` takes over.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
 from pathlib import Path
 
-from agent.attach import NAMES_OF_HOOKS, Attached, Attachment
-from agent.chronicle import Chronicle
+from agent.adoption import Adoption
+from agent.attach import Attachment
+from agent.bookings import Bookings, Books
 from agent.heirlooms import Heirloom
-from agent.interfaces import Choice, Interface, LinkCounters
-from agent.ledger import Ledger
+from agent.interfaces import Choice, Interface
 from agent.links import LinkSocket
 from agent.namespaces import Namespace
+from agent.observed import Observed
 from agent.plan import LoadError
-from agent.points import HookPoints, Pair, number_of, pair_of
-from agent.register import Entry
+from agent.readings import Readings
 from agent.variants import Variants
-from schemas.ledger import HOOKS
 
 log = logging.getLogger(__name__)
-
-# How often to look for a moment without a packet, to read two counters at once.
-_LOOKS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What is kept of interfaces, of whatever namespace."""
-
-    points: HookPoints
-    ledger: Ledger
-    chronicle: Chronicle
-    seen: Callable[[Pair], LinkCounters]  # by the hooks until now, as an interface counts it
-
-
-@dataclass(slots=True)
-class _Observed:
-    """An interface that is attached to, as it was last told."""
-
-    one: Interface
-    attached: Attached
-    pair: Pair | None
-    foreign_xdp: int
-    # What the pair had counted, of whatever interface, when this one came to it.
-    seen_before: LinkCounters = field(default_factory=LinkCounters)
-
-    @property
-    def told(self) -> tuple[object, ...]:
-        """What a `changed` row would tell."""
-        one = self.one
-        return one.full_name, one.mac, one.kind, one.mtu, one.link_bytes, self.foreign_xdp
 
 
 class Attachments:
@@ -78,10 +43,11 @@ class Attachments:
         self._namespace = namespace
         self._links = links
         self._attachment = attachment
-        self._table = attachment.variant.table
         self._choice = choice
         self._books = books
-        self._observed: dict[int, _Observed] = {}
+        self._readings = Readings(links, books.seen)
+        self._bookings = Bookings(books, attachment.variant.table, netns=namespace.number)
+        self._observed: dict[int, Observed] = {}
         # Down when we came: they are waited for.  One that appears later is attached to at once,
         # before it is up, so that not even its first packet is missed.
         self._asleep: set[int] = set()
@@ -113,11 +79,26 @@ class Attachments:
 
     def inherit(self, heirlooms: Iterable[Heirloom]) -> None:
         """Go on with what an agent that is no more was attached to in this namespace."""
-        gone = [one.entry for one in heirlooms if not self._inherit(one)]
+        adoption = Adoption(
+            self._namespace,
+            self._links,
+            self._attachment,
+            books=self._books,
+            bookings=self._bookings,
+            readings=self._readings,
+        )
+        gone = []
+        for heirloom in heirlooms:
+            if (adopted := adoption.adopt(heirloom)) is None:
+                gone.append(heirloom.entry)
+                continue
+            observed, now = adopted
+            self._observed[now.ifindex] = observed
+            self._update(observed, now)
         # Indexes are used again, so only now is it known which are nobody's.
         for entry in gone:
             if entry.ifindex not in self._observed:
-                self._table.clear(entry.ifindex)
+                self._bookings.clear(entry.ifindex)
 
     def begin(self, *, is_start: bool) -> None:
         """Attach to all that shall be observed and are up.
@@ -173,7 +154,7 @@ class Attachments:
             if observed.pair:
                 self._books.ledger.note_link(observed.pair, one.counters)
             else:
-                self._give_points(observed)
+                self._bookings.take_and_open(observed)
         for ifindex, one in now.items():
             if ifindex not in self._observed and one.is_up:
                 self._try_to_attach(one)
@@ -189,66 +170,6 @@ class Attachments:
         now = {one.ifindex: one for one in self._links.all()}
         for ifindex, observed in list(self._observed.items()):
             self._let_go(observed, event, now.get(ifindex, observed.one))
-
-    def _inherit(self, heirloom: Heirloom) -> bool:
-        """Whether the interface is still there with the programs of its agent."""
-        entry, now = heirloom.entry, self._links.one(heirloom.entry.ifindex)
-        if now is None or entry.netns != self._namespace.number:
-            self._tell_gone(entry)
-            return False
-        name = entry.name.rpartition("/")[2]
-        before = replace(now, name=name, mac=entry.mac, link_bytes=entry.link_bytes)
-        observed = _Observed(before, Attached("", "", []), None, 0)
-        if heirloom.is_of_our_maps:
-            observed.pair = pair_of(entry.number)
-        else:
-            # Its packets meet our maps as soon as our programs are in their places.
-            self._take_pair(observed)
-        attached = self._namespace.call(lambda: self._attachment.inherit(entry))
-        # Now that the programs on it are ours, it is told apart from those of others.
-        now = self._links.one(entry.ifindex)
-        if attached is None or now is None:
-            if not heirloom.is_of_our_maps:
-                self._take_points(observed)
-            self._tell_gone(entry)
-            return False
-        if not heirloom.is_of_our_maps:
-            now = self._at_attaching(observed, now)
-        heirloom.counters = now.counters
-        observed.attached, observed.foreign_xdp = attached, self._attachment.foreign_xdp(now)
-        self._observed[now.ifindex] = observed
-        if observed.pair and heirloom.is_of_our_maps:
-            self._books.ledger.begin_link(observed.pair, entry.counters)
-            self._books.ledger.note_link(observed.pair, now.counters)
-        elif observed.pair:
-            self._open(observed, observed.pair, now)
-        self._tell("adopted", observed)
-        log.info(
-            "goes on observing",
-            extra={
-                "interface": before.full_name,
-                "ingress": attached.ingress_hook,
-                "egress": attached.egress_hook,
-            },
-        )
-        self._update(observed, now)
-        return True
-
-    def _tell_gone(self, entry: Entry) -> None:
-        one = Interface(
-            name=entry.name.rpartition("/")[2],
-            ifindex=entry.ifindex,
-            is_up=False,
-            link_bytes=entry.link_bytes,
-            is_hardware=False,
-            mac=entry.mac,
-            netns=entry.netns_label,
-        )
-        ingress, egress = (NAMES_OF_HOOKS.get(hook, "tcx") for hook in entry.hooks)
-        self._books.chronicle.add(
-            "gone", one, Attached(ingress, egress, []), foreign_xdp=0, now_ns=time.time_ns()
-        )
-        log.info("interface is gone", extra={"interface": entry.name})
 
     def _try_to_attach(self, one: Interface, *, is_start: bool = False) -> None:
         state = (one.name, one.is_up, one.mtu)
@@ -268,41 +189,39 @@ class Attachments:
     def _attach_if_chosen(self, one: Interface) -> None:
         if not self._choice.takes(one):
             return
-        observed = _Observed(one, Attached("", "", []), None, 0)
-        self._take_pair(observed)
+        observed = Observed(one)
+        self._bookings.take(observed)
         try:
             observed.attached = self._namespace.call(lambda: self._attachment.attach(one))
         except LoadError:
-            self._take_points(observed)
+            self._bookings.give_back(observed)
             raise
         finally:
             self._say_warnings()
         if observed.pair:
-            self._register_hooks(observed.pair, observed.attached, one)
+            self._bookings.register_hooks(observed.pair, observed.attached, one)
         self._confirm(observed)
 
-    def _confirm(self, observed: _Observed) -> None:
+    def _confirm(self, observed: Observed) -> None:
         """Begin the books of what was attached to, which may be another than what was seen."""
         now = self._links.one(observed.one.ifindex)
         if now is None or not self._is_attached(observed):
             # It went at once; nobody knows what it was.
             self._detach(observed)
-            self._take_points(observed)
+            self._bookings.give_back(observed)
             return
         observed.one = now
         observed.foreign_xdp = self._attachment.foreign_xdp(now)
         self._observed[now.ifindex] = observed
         if pair := observed.pair:
-            self._books.points.rename(pair, now.full_name)
-            self._register(pair, now)
-            self._table.set(now.ifindex, pair, now.link_bytes)
-            self._open(observed, pair, self._at_attaching(observed, now))
+            self._bookings.correct(pair, now)
+            self._bookings.open(observed, pair, self._readings.at_attaching(observed, now))
         else:
             log.warning(
                 "no hook points are left; counted as unknown, consider more --max-interfaces",
                 extra={"interface": now.full_name},
             )
-        self._tell("attached", observed)
+        self._books.tell("attached", observed)
         log.info(
             "observing",
             extra={
@@ -313,7 +232,7 @@ class Attachments:
             },
         )
 
-    def _update(self, observed: _Observed, now: Interface) -> None:
+    def _update(self, observed: Observed, now: Interface) -> None:
         told, before = observed.told, observed.one
         observed.one = now
         foreign_xdp, observed.foreign_xdp = (
@@ -326,136 +245,33 @@ class Attachments:
         if observed.told == told:
             return
         if observed.pair:
-            self._register(observed.pair, now)
+            self._bookings.register(observed.pair, now)
         if now.full_name != before.full_name or now.link_bytes != before.link_bytes:
-            self._exchange_points(observed)
+            self._bookings.exchange(observed)
         if observed.foreign_xdp not in (0, foreign_xdp):
             log.warning(
                 "somebody's XDP program runs before us; what it drops is not seen",
                 extra={"interface": now.full_name, "program": observed.foreign_xdp},
             )
-        self._tell("changed", observed)
+        self._books.tell("changed", observed)
         log.info("interface has changed", extra={"interface": now.full_name})
 
-    def _let_go(self, observed: _Observed, event: str, last: Interface) -> None:
+    def _let_go(self, observed: Observed, event: str, last: Interface) -> None:
         """Detach; *last* is what the interface was in the end."""
-        last = self._at_detaching(observed, last)
+        last = self._readings.at_detaching(observed, last, self._detach)
         if (last.name, last.mac) == (observed.one.name, observed.one.mac):
             observed.one = last
         del self._observed[observed.one.ifindex]
-        self._take_points(observed)
-        self._tell(event, observed)
+        self._bookings.give_back(observed)
+        self._books.tell(event, observed)
         log.info("interface is %s", event, extra={"interface": observed.one.full_name})
 
-    def _give_points(self, observed: _Observed) -> None:
-        """A pair of points for an interface that is attached and has none."""
-        self._take_pair(observed)
-        if observed.pair:
-            self._open(observed, observed.pair, observed.one)
-
-    def _take_pair(self, observed: _Observed) -> None:
-        """Have the packets of its interface booked at a pair of its own, if there is one left."""
-        one = observed.one
-        observed.pair = self._books.points.take(one.full_name)
-        if observed.pair is None:
-            return
-        observed.seen_before = self._books.seen(observed.pair)
-        self._register(observed.pair, one)
-        if not self._table.set(one.ifindex, observed.pair, one.link_bytes):
-            self._take_points(observed)
-
-    def _at_attaching(self, observed: _Observed, now: Interface) -> Interface:
-        """The interface with what it had counted when its packets began to meet our programs.
-
-        That is what it has counted by now, less what they have seen of it.
-        """
-        if observed.pair is None:
-            return now
-        one, seen = self._counted(observed.pair, now)
-        return replace(one, counters=one.counters - (seen - observed.seen_before))
-
-    def _at_detaching(self, observed: _Observed, last: Interface) -> Interface:
-        """Detach; the interface with what it had counted when packets ceased to meet our programs.
-
-        One that has gone has said that itself.
-        """
-        if observed.pair is None or self._links.one(last.ifindex) is None:
-            self._detach(observed)
-            return last
-        one, seen = self._counted(observed.pair, last)
-        self._detach(observed)
-        return replace(one, counters=one.counters + (self._books.seen(observed.pair) - seen))
-
-    def _counted(self, pair: Pair, last: Interface) -> tuple[Interface, LinkCounters]:
-        """The interface, and what our programs have seen of it, of one moment or nearly so."""
-        for _ in range(_LOOKS):
-            seen = self._books.seen(pair)
-            one = self._links.one(last.ifindex) or last
-            if self._books.seen(pair) == seen:
-                break
-        return one, seen
-
-    def _exchange_points(self, observed: _Observed) -> None:
-        """Another pair of points, from one packet to the next."""
-        former = observed.pair
-        self._give_points(observed)
-        if former is None:
-            return
-        if observed.pair is None:
-            self._table.clear(observed.one.ifindex)
-        self._books.ledger.end_link(former, observed.one.counters)
-        self._books.points.give_back(former)
-
-    def _open(self, observed: _Observed, pair: Pair, begins: Interface) -> None:
-        attached = observed.attached
-        self._books.ledger.open(pair, attached.ingress_hook, attached.egress_hook, time.time_ns())
-        self._books.ledger.note_link(pair, begins.counters)
-        self._register_hooks(pair, attached, begins)
-
-    def _register_hooks(self, pair: Pair, attached: Attached, begins: Interface) -> None:
-        """Write down by which programs, so that the next agent can go on with them."""
-        self._books.points.register.attach(
-            number_of(pair),
-            (HOOKS[attached.ingress_hook], HOOKS[attached.egress_hook]),
-            begins.counters,
-            is_qdisc_ours=attached.is_qdisc_ours,
-            is_jumbo=attached.is_jumbo,
-        )
-
-    def _register(self, pair: Pair, one: Interface) -> None:
-        """Write down whose packets the pair counts, before any is."""
-        self._books.points.register.place(
-            number_of(pair),
-            netns=self._namespace.number,
-            ifindex=one.ifindex,
-            mac=one.mac,
-            link_bytes=one.link_bytes,
-        )
-
-    def _take_points(self, observed: _Observed) -> None:
-        """Give the points back; packets that come nevertheless are booked as unknown."""
-        if observed.pair is None:
-            return
-        pair, observed.pair = observed.pair, None
-        self._table.clear(observed.one.ifindex)
-        self._books.ledger.end_link(pair, observed.one.counters)
-        self._books.points.give_back(pair)
-
-    def _tell(self, event: str, observed: _Observed) -> None:
-        self._books.chronicle.add(
-            event,
-            observed.one,
-            observed.attached,
-            foreign_xdp=observed.foreign_xdp,
-            now_ns=time.time_ns(),
-        )
-
-    def _is_attached(self, observed: _Observed) -> bool:
+    def _is_attached(self, observed: Observed) -> bool:
         return self._namespace.call(
             lambda: self._attachment.is_attached(observed.one.ifindex, observed.attached)
         )
 
-    def _detach(self, observed: _Observed) -> None:
+    def _detach(self, observed: Observed) -> None:
         self._namespace.call(
             lambda: self._attachment.detach(observed.one.ifindex, observed.attached)
         )

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 
 from agent.assembly import Parts, assemble, serve_metrics
 from agent.attach import Attachment
-from agent.attachments import Attachments, Books
+from agent.attachments import Attachments
+from agent.bookings import Books
 from agent.captures import Captures
 from agent.config import Config
 from agent.control import Control, describe, socket_path

@@ -17,7 +17,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
 from hookline.broker_files import LOOPBACK, Ports, Retention, write_files
@@ -71,12 +70,7 @@ class Kafka:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self, deadline_s: float = START_DEADLINE_S) -> None:

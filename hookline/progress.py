@@ -3,7 +3,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Self, TextIO
 
 PATIENCE_S = 2.0
@@ -38,12 +37,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._is_shown:
             self._out.write("\r\x1b[K")
             self._out.flush()

@@ -3,6 +3,10 @@
 
 import socket
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.lab.links import Link
 from tests.lab.waiting import wait_until
@@ -66,3 +70,26 @@ def udp_gso(link: Link, *, segment_bytes: int, payload_bytes: int, ipv6: bool = 
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, segment_bytes)
         sock.sendto(bytes(payload_bytes), (link.far.ipv6 if ipv6 else link.far.ipv4, 9))
+
+
+@contextmanager
+def traffic(link: Link, flows: int = 200) -> Iterator[None]:
+    """Datagrams from the near end and answers from the far one, until the block is left."""
+    done = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            number = 0
+            while not done.is_set():
+                for _ in range(20):
+                    sock.sendto(b"x" * (number % 900), (link.far.ipv4, 1024 + number % flows))
+                    number += 1
+                time.sleep(0.002)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        done.set()
+        sender.join()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A served history with 1,000 flows, and a plain way to ask it."""
+"""A served history with 1,000 flows, and a plain way to ask it; a file that it must not tell of."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ import pytest
 from tests.services.served_history import ServedHistory, served_history
 
 FLOWS = 1000
+CANARY = "canary-7d1f0c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +50,11 @@ def ask(history: ServedHistory) -> Iterator[Ask]:
 
     yield ask
     connection.close()
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that the server could read for anybody."""
+    path = tmp_path / "canary.txt"
+    path.write_text(CANARY + "\n")
+    return path

@@ -127,13 +127,19 @@ class FlowCache:
         if not found:
             return _nothing(self._slots.dtype)
         # All at once: with few flows, what a call costs is most of it.
-        slots, index, origins = zip(*found, strict=True)
+        slots, index, origins, unstable = zip(*found, strict=True)
+        self._let_go(np.concatenate(unstable))
         counted = self._report(joined(slots), np.concatenate(index), joined(origins))
         self._replaced = chosen(self._replaced, np.argsort(self._replaced["key"]))
         return counted
 
-    def _changed_in(self, start: int) -> tuple[Rows, NDArray[np.intp], Rows] | None:
-        """Copies of the slots of one chunk that changed, where they are, and their origins."""
+    def _changed_in(
+        self, start: int
+    ) -> tuple[Rows, NDArray[np.intp], Rows, NDArray[np.intp]] | None:
+        """Copies of the slots of one chunk that changed, where they are, and their origins.
+
+        Last come those whose identity changed under the copy: of them nothing can be told yet.
+        """
         chunk = slice(start, start + _CHUNK)
         live = self._slots[chunk]
         generation = live["generation"].copy()
@@ -149,13 +155,25 @@ class FlowCache:
         slots = chosen(live, changed)
         index = changed + start
         origins = chosen(self._origins, index)
-        # A slot whose identity changed under the copy is left for the next snapshot.
         before, after = generation[changed], live["generation"][changed]
         is_stable = (before == after) & (before & 1 == 0)
-        if not is_stable.all():
+        unstable = index[~is_stable]
+        if len(unstable):
             slots = chosen(slots, is_stable)
             index, origins = index[is_stable], chosen(origins, is_stable)
-        return slots, index, origins
+        return slots, index, origins, unstable
+
+    def _let_go(self, index: NDArray[np.intp]) -> None:
+        """Whoever has these slots next, the flows that were reported of them have left.
+
+        That must be known now, although nothing can be told of the slots before the next snapshot:
+        totals that were read before this one may hold all that those flows counted, and a row that
+        tells a part of it again is made up for only by what overflows later, if anything does.
+        """
+        self._remember_replaced(index)
+        self._packets[index] = 0
+        self._bytes[index] = 0
+        self._is_touched[index] = True
 
     def _report(self, slots: Rows, index: NDArray[Any], origins: Rows) -> Counted:
         is_same = self._is_reported(slots, index)

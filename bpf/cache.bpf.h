@@ -13,8 +13,9 @@
  * behind one begins anew there, which no row tells.
  *
  * The agent maps the arrays and reads them while we write; see agent/flowcache.py.  A slot's
- * generation is odd while its identity changes.  Only the owning CPU writes to a slot, and XDP
- * and tc run with softirqs off, so there is never more than one writer.
+ * generation is odd while its identity changes, and becomes so before anybody can hear of its flow
+ * in another way.  Only the owning CPU writes to a slot, and XDP and tc run with softirqs off, so
+ * there is never more than one writer.
  */
 #pragma once
 
@@ -144,7 +145,26 @@ static __always_inline struct hook_totals *books_of(const struct flow_slot *slot
 	return totals.lookup(&index);
 }
 
-static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 slot_index, u32 cpu)
+/*
+ * Tells the agent that the slot's flow has left it.  Returns the generation meanwhile; the next one
+ * is that of the flow which comes.
+ */
+static __always_inline u16 vacate(struct flow_slot *slot)
+{
+	u16 generation = slot->generation | 1;
+
+	*(volatile u16 *)&slot->generation = generation;
+	barrier();
+	return generation;
+}
+
+/*
+ * A CPU may stand still between any two stores, for as long as a hypervisor likes.  Whoever reads the
+ * slot and its flow's eviction, or its totals, must not take both for news: so the slot is vacated
+ * once there is a place for the eviction, which the agent waits for, and before anything is in it.
+ * A perf buffer has no such places: there it is vacated right behind the eviction.
+ */
+static __always_inline void evict(void *ctx, struct flow_slot *slot, u32 slot_index, u32 cpu)
 {
 	struct flow_origin *origin = flow_origins.lookup(&slot_index);
 	struct hook_totals *books = books_of(slot, cpu);
@@ -158,6 +178,7 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 	__builtin_memcpy(&eviction.first_ns, origin, sizeof(*origin));
 	eviction.slot_index = slot_index;
 	if (evictions.perf_submit(ctx, &eviction, sizeof(eviction)) < 0) {
+		vacate(slot);
 		overflow(books, slot);
 		return;
 	}
@@ -165,12 +186,15 @@ static __always_inline void evict(void *ctx, const struct flow_slot *slot, u32 s
 	struct flow_eviction *eviction = evictions.ringbuf_reserve(sizeof(*eviction));
 
 	if (!eviction) {
+		vacate(slot);
 		overflow(books, slot);
 		return;
 	}
 	__builtin_memcpy(eviction, slot, sizeof(*slot));
 	__builtin_memcpy(&eviction->first_ns, origin, sizeof(*origin));
 	eviction->slot_index = slot_index;
+	barrier();
+	vacate(slot);
 	evictions.ringbuf_submit(eviction, BPF_RB_NO_WAKEUP);
 #endif
 	evicted(books, slot);
@@ -250,10 +274,8 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 				 const struct packet *packet, u64 now)
 {
 	struct flow_origin *origin = flow_origins.lookup(&slot_index);
-	u16 generation = slot->generation;
+	u16 generation = vacate(slot);
 
-	*(volatile u16 *)&slot->generation = generation + 1;
-	barrier();
 	slot->src_addr[0] = packet->key.src_addr[0];
 	slot->src_addr[1] = packet->key.src_addr[1];
 	slot->dst_addr[0] = packet->key.dst_addr[0];
@@ -273,7 +295,7 @@ static __always_inline void take(struct flow_slot *slot, u32 slot_index,
 		origin->first_ns = bpf_ktime_get_ns();
 	}
 	barrier();
-	*(volatile u16 *)&slot->generation = generation + 2;
+	*(volatile u16 *)&slot->generation = generation + 1;
 }
 
 /*

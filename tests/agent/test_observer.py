@@ -197,6 +197,21 @@ def test_a_buffer_that_is_held_up_delays_what_overflowed_and_does_not_double_it(
     assert books.sums == books.truth == (6, 600)
 
 
+def test_a_flow_that_overflowed_is_not_told_twice_where_its_slot_changes_hands_under_the_snapshot():
+    books = Books(KernelModel(ways=1, room=0))
+    for _ in range(5):
+        books.kernel.packet(1)
+    books.close()
+    books.kernel.packet(2)
+    books.kernel.halt_amid(3, steps=2)
+    books.close()
+    books.kernel.go_on()
+    # Nothing is lost from here on, which would make up for what was counted too much.
+    books.close()
+
+    assert books.sums == books.truth == (7, 700)
+
+
 FLOWS = st.lists(st.integers(1, 5), max_size=6)
 
 
@@ -248,6 +263,38 @@ def test_rows_add_up_in_the_end_whenever_agents_are_killed(buffer, events, room)
                 books.die()
     for _ in range(3):
         books.close()
+
+    assert books.sums == books.truth
+    assert books.ledger_packets == books.flow_packets == books.truth[0]
+
+
+class Awaited(Evictions):
+    """One in which a CPU that stands still amid an eviction goes on as soon as that is waited for."""
+
+    def has_passed(self, position: tuple[int, ...]) -> bool:
+        if not super().has_passed(position):
+            self._kernel.go_on()
+        return super().has_passed(position)
+
+
+# Flows of which the first was told, the second took its slot, and so on.
+@pytest.mark.parametrize("after_close", [[], [2], [2, 3]], ids=str)
+@pytest.mark.parametrize("is_drained", [False, True], ids=["", "drained"])
+@pytest.mark.parametrize("room", range(4))
+@pytest.mark.parametrize("steps", range(7))
+def test_rows_add_up_wherever_a_cpu_stands_still_meanwhile(steps, room, is_drained, after_close):
+    books = Books(KernelModel(ways=1, room=room), Awaited)
+    books.kernel.packet(1)
+    books.close()
+    for flow in [1, *after_close]:
+        books.kernel.packet(flow)
+    books.kernel.halt_amid(9, steps)
+    if is_drained:
+        books.drain()
+    books.close()
+    books.kernel.go_on()
+    # An agent that detaches has but this one interval to put all right.
+    books.close()
 
     assert books.sums == books.truth
     assert books.ledger_packets == books.flow_packets == books.truth[0]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Links for tests that ask for one, and what tests marked `kernel` need to run at all."""
 
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from tests.lab import agents, cgroups, links
 from tests.lab.links import Link, link
 
+_CLEANING = Path(tempfile.gettempdir()) / "hookline-test-cleaning.lock"
 _TOOLS = ("ip", "tc", "dig", "ethtool", "ping", "iperf3", "tcpdump", "tshark", "setpriv")
 
 
@@ -34,9 +37,12 @@ def _what_is_missing() -> str:
 @pytest.fixture(scope="session")
 def lab() -> None:
     """A machine without what killed runs have left."""
-    links.remove_leftovers()
-    agents.remove_leftovers()
-    cgroups.remove_leftovers()
+    with _CLEANING.open("w") as lock:
+        # Workers begin at once, and each would trip over what another has just removed.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        links.remove_leftovers()
+        agents.remove_leftovers()
+        cgroups.remove_leftovers()
 
 
 @pytest.fixture

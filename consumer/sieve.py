@@ -33,12 +33,13 @@ class Chosen:
     """The batches to insert; how many were left out, because they are stored.
 
     Of some batches the rows of some days are stored: *stored_days* says of which, by offset, and
-    those rows are in *accepted* no more.
+    those rows are in *accepted* no more.  *has_doubtful* where ClickHouse was asked about some.
     """
 
     accepted: list[Accepted] = field(default_factory=list)
     stored_days: dict[int, Ranges] = field(default_factory=dict)
     repeated: int = 0
+    has_doubtful: bool = False
 
 
 class Sieve:
@@ -93,7 +94,7 @@ class Sieve:
             stored.add(name_of(one.rows), is_new=is_new)
 
     def _sifted(self, candidates: Chosen, stored: Stored, found: Found) -> Chosen:
-        chosen = Chosen(repeated=candidates.repeated)
+        chosen = Chosen(repeated=candidates.repeated, has_doubtful=True)
         for one in candidates.accepted:
             there = stored_days(one.rows, found)
             if not there:

@@ -134,10 +134,10 @@ class Writer:
         if not formed:
             return
         plan, chosen = formed
+        # Where its plan was lost, it may be the same block by chance.
+        is_repeated = plan is block_plan or chosen.has_doubtful
         try:
-            await self._insert(
-                block.partition, plan, chosen.accepted, is_repeated=plan is block_plan
-            )
+            await self._insert(block.partition, plan, chosen.accepted, is_repeated=is_repeated)
         except BlockRefused as refusal:
             await self._shrink(block, chosen, refusal)
             return

@@ -7,11 +7,11 @@ consumer may also be paused in a step, for as long as it takes others to store e
 step happens after all.
 """
 
-import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
 from consumer.plan import insert_token
-from consumer.presence import name_of, rows_by_day
+from consumer.presence import missing, name_of, rows_by_day
 from consumer.record import Accepted, Record
 from consumer.sink import BlockRefused, SinkUnavailable
 from consumer.source import Fetched, Position
@@ -83,17 +83,22 @@ class World:
         self.mark = mark
         return True
 
-    def insert(self, accepted: Sequence[Accepted], *, parts: int | None = None) -> None:
-        """Store the rows of each day by itself; *parts* is how many days, where the server dies."""
-        if any(name_of(one.rows) in self.poison for one in accepted):
+    def insert(
+        self, batches: Sequence[wire.Batch], token: str, *, parts: float = inf, is_cut: bool = False
+    ) -> None:
+        """Store the rows of each day by itself; *parts* is how many days, where the server dies.
+
+        *is_cut* where it dies with the token of the last of them, and without its rows.
+        """
+        if any(name_of(batch) in self.poison for batch in batches):
             raise BlockRefused("poison")
         by_day: dict[int, Counter[tuple[Any, int]]] = {}
-        for one in accepted:
-            for day, rows in rows_by_day(one.rows).items():
-                by_day.setdefault(day, Counter())[name_of(one.rows), day] += rows
-        token = insert_token(accepted)
-        for day in itertools.islice(sorted(by_day), parts):
-            if (day, token) not in self.tokens:
+        for batch in batches:
+            for day, rows in rows_by_day(batch).items():
+                by_day.setdefault(day, Counter())[name_of(batch), day] += rows
+        parts = min(parts, len(by_day))
+        for number, day in enumerate(sorted(by_day)[: int(parts)], 1):
+            if (day, token) not in self.tokens and not (is_cut and number == parts):
                 self.stored += by_day[day]
             self.tokens[day, token] = None
             while len(self.tokens) > self.window:
@@ -153,7 +158,10 @@ class Consumer:
             self.pipeline._failure.result()
 
     def _step(
-        self, what: str, effect: Callable[[], Any], half: Callable[[], None] = lambda: None
+        self,
+        what: str,
+        effect: Callable[[], Any],
+        half: Callable[[bool], None] = lambda _: None,
     ) -> Any:
         match self._next_end(what):
             case "dies before":
@@ -169,11 +177,11 @@ class Consumer:
             case "answer is lost":
                 effect()
                 raise SinkUnavailable("done")
-            case "server dies":
-                half()
+            case "server dies" | "server dies before the rows" as how:
+                half(how.endswith("rows"))
                 raise SinkUnavailable("half done")
-            case "both die":
-                half()
+            case "both die" | "both die before the rows" as how:
+                half(how.endswith("rows"))
                 raise Died
             case "view refuses":
                 effect()
@@ -193,14 +201,28 @@ class Consumer:
         """What a sink does; and what views do, where it leaves the sums to them."""
         del kind, until_s
 
+        batches, token = [one.rows for one in accepted], insert_token(accepted)
+
         def insert() -> None:
-            self._world.insert(accepted)
+            self._world.insert(batches, token)
             if not is_summed:
                 self._world.add_sums(accepted, "views'")
 
-        self._step("insert", insert, lambda: self._world.insert(accepted, parts=1))
+        def half(is_cut: bool) -> None:  # noqa: FBT001  # one of two ways to die
+            self._world.insert(batches, token, parts=1, is_cut=is_cut)
+
+        self._step("insert", insert, half)
         if is_summed:
             self._step("sums", lambda: self._world.add_sums(accepted, "ours"))
+
+    async def complete(self, kind, accepted, *, until_s):
+        """Likewise; between what it finds and what it stores it may be paused for long."""
+        del kind, until_s
+        batches, token = [one.rows for one in accepted], f"again {insert_token(accepted)}"
+        lost = missing(batches, self._world.find(batches))
+        if lost:
+            self._step("complete", lambda: self._world.insert(lost, token))
+        return sum(batch.rows for batch in lost)
 
     async def find(self, kind, batches):
         del kind

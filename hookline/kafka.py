@@ -52,6 +52,7 @@ class Kafka:
     archive_flags: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     _process: asyncio.subprocess.Process | None = None
+    _claim: socket.socket | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -82,9 +83,14 @@ class Kafka:
         command = java_command(*self.archive_flags)
         self.port = self.port or free_port()
         refuse_taken(self.port)
-        with await self._hold_directory() as lock:
-            self._write_files()
-            self._process = await self._spawn(command, lock)
+        self._claim = self._claim or claimed(self.port)
+        try:
+            with await self._hold_directory() as lock:
+                self._write_files()
+                self._process = await self._spawn(command, lock)
+        except BaseException:
+            self._end()
+            raise
         try:
             async with asyncio.timeout(deadline_s):
                 await self._until_it_answers()
@@ -110,7 +116,7 @@ class Kafka:
                 await self._process.wait()
         except TimeoutError:
             await self._kill()
-        self._process = None
+        self._end()
 
     async def wait(self) -> str:
         """Return when the JVM has exited, with one line that says why."""
@@ -176,7 +182,13 @@ class Kafka:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        self._end()
+
+    def _end(self) -> None:
         self._process = None
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def _last_words(self) -> str:
         # What the JVM itself prints comes before what its logging writes.
@@ -197,6 +209,24 @@ async def answers(port: int) -> bool:
         return False
     finally:
         writer.close()
+
+
+def claimed(port: int) -> socket.socket:
+    """Tell other brokers of ours that this port is taken, seconds before the JVM listens on it.
+
+    They would take its answers for those of their own.  A name of a Unix socket without a file is as
+    good as a port: it belongs to the network namespace, and goes with whoever has it.
+    Raises: KafkaError when another has it.
+    """
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0hookline-kafka-{port}")
+    except OSError as error:
+        claim.close()
+        raise KafkaError(
+            f"cannot listen on {LOOPBACK}:{port} ({error.strerror}): choose another port"
+        ) from None
+    return claim
 
 
 def refuse_taken(port: int) -> None:

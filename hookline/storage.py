@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hookline.backlog import GROUP, until_stored
 from hookline.child import Child
-from hookline.kafka import Kafka, KafkaError, free_port, refuse_taken
+from hookline.kafka import Kafka, KafkaError, claimed, free_port, refuse_taken
 from hookline.settings import RUNNING_FILE
 
 KAFKA_PORT = 9092
@@ -120,6 +120,7 @@ def _kafka_port(wanted: int) -> int:
         return wanted
     try:
         refuse_taken(KAFKA_PORT)
+        claimed(KAFKA_PORT).close()
     except KafkaError:
         return free_port()
     return KAFKA_PORT

@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from hookline.broker_files import Retention
-from hookline.kafka import Kafka, KafkaError, answers, telling_line
+from hookline.kafka import Kafka, KafkaError, answers, claimed, free_port, telling_line
 
 pytestmark = pytest.mark.services
 
@@ -198,6 +198,17 @@ async def test_a_taken_port_is_refused_by_its_number(tmp_path):
             match=rf"^cannot listen on 127.0.0.1:{port} \(Address already in use\): choose another port$",
         ):
             await Kafka(tmp_path, port=port).start()
+
+
+async def test_a_port_is_taken_before_its_broker_listens(tmp_path):
+    port = free_port()
+    with (
+        claimed(port),
+        pytest.raises(
+            KafkaError, match=rf"^cannot listen on 127.0.0.1:{port} \(Address already in"
+        ),
+    ):
+        await Kafka(tmp_path, port=port).start()
 
 
 async def test_a_directory_that_cannot_be_written_is_named(tmp_path):

@@ -69,16 +69,16 @@ class Cluster:
             await admin.create_topics([NewTopic(name, partitions, COPIES)])
         finally:
             await admin.close()
-        async with asyncio.timeout(_DEADLINE_S):
-            while await self.leader(name) is None:
-                await asyncio.sleep(_POLL_S)
+        await self.leader(name)
 
-    async def leader(self, topic: str, partition: int = 0) -> int | None:
-        """Which broker leads a partition, as far as one of those that answer knows."""
-        for described in await self._partitions([topic]):
-            if described["partition"] == partition and described["leader"] in NODES:
-                return int(described["leader"])
-        return None
+    async def leader(self, topic: str, partition: int = 0) -> int:
+        """Which broker leads a partition, as soon as whichever of those that answer knows."""
+        async with asyncio.timeout(_DEADLINE_S):
+            while True:
+                for described in await self._partitions([topic]):
+                    if described["partition"] == partition and described["leader"] in NODES:
+                        return int(described["leader"])
+                await asyncio.sleep(_POLL_S)
 
     async def mend(self) -> None:
         """Start what was killed, and return once it has caught up."""

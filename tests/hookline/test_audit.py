@@ -15,12 +15,14 @@ import pytest
 
 from hookline.audit.books import Amount, Batches, Books, Place, RunAndKind, Span, Stations
 from hookline.audit.judgement import completeness, differences, missing_batches
+from schemas import wire
+from schemas.catalogue import RECORDS
 from schemas.fields import DIRECTIONS
 from schemas.layout import NAME
 from schemas.ledger import HOOKS
 from schemas.wire import Batch, Names
 from tests.consumer.engine import Engine
-from tests.consumer.process import publish
+from tests.consumer.process import producer, publish
 from tests.lab.agents import ROOT
 from tests.schemas.batches import a_batch
 
@@ -214,6 +216,21 @@ def store(data: Path, *batches: Batch) -> None:
         engine.migrate()
         for batch in batches:
             engine.store(batch)
+
+
+@pytest.fixture
+def kafka(kafka: str) -> str:
+    """One that has all of the period, whatever another test has deleted: something is older."""
+
+    async def publish_older() -> None:
+        async with producer(kafka) as one:
+            for record in RECORDS:
+                older = wire.encode(a_batch(record.kind, node="older"))
+                at_ms = time.time_ns() // 10**6 - 3_600_000
+                await one.send_and_wait(record.topic, older, b"older", timestamp_ms=at_ms)
+
+    asyncio.run(publish_older())
+    return kafka
 
 
 def audit(data: Path, *flags: str) -> tuple[int, str, str]:

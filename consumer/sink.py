@@ -61,8 +61,7 @@ NEWER_SETTINGS = {
     "min_free_disk_bytes_to_perform_insert": 64 << 20,
 }
 
-# The table that has rows and token of an insert in one step, and so never one without the other,
-# is replicated.
+# A replicated table has rows and token of an insert in one step.  Such a one may have the token alone.
 PLAIN_ENGINE = "MergeTree"
 # What is summed up already has nothing more to be joined.
 OF_SUMS = {"optimize_on_insert": 0}

@@ -128,14 +128,14 @@ class Writer:
 
     async def _store(self, block: Block) -> None:
         started = monotonic()
-        block_plan = block.plan
-        formed = self._formed_again(block, block_plan) if block_plan else None
+        former = block.plan
+        formed = self._formed_again(block, former) if former else None
         formed = formed or await self._formed(block)
         if not formed:
             return
         plan, chosen = formed
         # Where its plan was lost, it may be the same block by chance.
-        is_repeated = plan is block_plan or chosen.has_doubtful
+        is_repeated = plan is former or chosen.has_doubtful
         try:
             await self._insert(block.partition, plan, chosen.accepted, is_repeated=is_repeated)
         except BlockRefused as refusal:

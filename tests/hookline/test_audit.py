@@ -22,7 +22,7 @@ from schemas.layout import NAME
 from schemas.ledger import HOOKS
 from schemas.wire import Batch, Names
 from tests.consumer.engine import Engine
-from tests.consumer.process import producer, publish
+from tests.consumer.process import delete_everything, producer, publish
 from tests.lab.agents import ROOT
 from tests.schemas.batches import a_batch
 
@@ -220,16 +220,21 @@ def store(data: Path, *batches: Batch) -> None:
 
 @pytest.fixture
 def kafka(kafka: str) -> str:
-    """One that has all of the period, whatever another test has deleted: something is older."""
+    """One that has deleted what it had, but for a record of an hour ago.
 
-    async def publish_older() -> None:
+    So it has all of the last half hour, and not all of what there ever was.
+    """
+
+    async def begin_an_hour_ago() -> None:
+        at_ms = time.time_ns() // 10**6 - 3_600_000
         async with producer(kafka) as one:
             for record in RECORDS:
                 older = wire.encode(a_batch(record.kind, node="older"))
-                at_ms = time.time_ns() // 10**6 - 3_600_000
+                await one.send_and_wait(record.topic, b"deleted", b"older")
+                await delete_everything(kafka, record.topic)
                 await one.send_and_wait(record.topic, older, b"older", timestamp_ms=at_ms)
 
-    asyncio.run(publish_older())
+    asyncio.run(begin_an_hour_ago())
     return kafka
 
 
@@ -255,7 +260,7 @@ def night() -> Night:
 def test_books_that_balance_are_shown_side_by_side(kafka, tmp_path, night):
     store(tmp_path, *night.batches)
     asyncio.run(publish(kafka, *night.batches, night.batches[0]))
-    code, shown, said = audit(tmp_path, "--kafka", kafka, "--node", night.node, "--since", "all")
+    code, shown, said = audit(tmp_path, "--kafka", kafka, "--node", night.node, "--since", "30m")
 
     assert (code, said) == (0, "")
     lines = shown.splitlines()
@@ -263,6 +268,15 @@ def test_books_that_balance_are_shown_side_by_side(kafka, tmp_path, night):
     assert lines[6].split() == ["eth0", "ingress", *["6,000"] * 5, "0", "0"]
     assert lines[10].split() == ["flow", "1", "4", "4", "4", "0", "0", "0"]
     assert lines[-1] == "the books balance; complete to 100 %"
+
+
+def test_what_kafka_has_deleted_of_the_period_is_left_open(kafka, tmp_path, night):
+    store(tmp_path, *night.batches)
+    asyncio.run(publish(kafka, *night.batches))
+    code, shown, _ = audit(tmp_path, "--kafka", kafka, "--node", night.node, "--since", "all")
+
+    assert code == 0
+    assert shown.splitlines()[3].split() == ["eth0", "ingress", *["60"] * 3, "-", "60", "0", "0"]
 
 
 def test_a_batch_that_is_not_stored_is_told(kafka, tmp_path, night):

@@ -227,11 +227,13 @@ def kafka(kafka: str) -> str:
 
     async def begin_an_hour_ago() -> None:
         at_ms = time.time_ns() // 10**6 - 3_600_000
+        topics = [record.topic for record in RECORDS]
         async with producer(kafka) as one:
+            for topic in topics:
+                await one.send_and_wait(topic, b"deleted", b"older")
+            await delete_everything(kafka, *topics)
             for record in RECORDS:
                 older = wire.encode(a_batch(record.kind, node="older"))
-                await one.send_and_wait(record.topic, b"deleted", b"older")
-                await delete_everything(kafka, record.topic)
                 await one.send_and_wait(record.topic, older, b"older", timestamp_ms=at_ms)
 
     asyncio.run(begin_an_hour_ago())

@@ -173,6 +173,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
 
 def output(command: list[str], longest_s: float | None) -> str:
     """What *command* prints, within so many seconds."""
+    # A shell's job in the background ignores interrupts, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             found, _ = process.communicate(timeout=longest_s)

@@ -12,7 +12,8 @@ from agent.socketowners import SocketOwners, own_namespace
 from agent.tuples import TCP
 from schemas.dtype import dtype_from_layout
 from schemas.socket import EVENTS, SOCKET_EVENT
-from tests.agent.test_owners import HERE, INGRESS, THERE, addresses, command_of, lookup
+from tests.agent.ends import HERE, THERE, addresses
+from tests.agent.lookups import INGRESS, command_of, lookup
 
 __all__ = ["lookup"]  # a fixture
 SECOND_NS = 1_000_000_000

@@ -22,10 +22,11 @@ from consumer.lane import Lane
 from consumer.membership import Mark
 from consumer.metrics import Metrics
 from consumer.plan import NewerPlan, Plan, PlanError, plan_in
+from consumer.positions import Position, Positions
 from consumer.quarantine import Quarantine
 from consumer.record import Partition
 from consumer.sink import Sink, SinkUnavailable
-from consumer.source import Fetched, Position, Positions, Source
+from consumer.source import Fetched, Source
 from consumer.writer import Lost, Writer
 from schemas import layout
 from schemas.flow import FLOW

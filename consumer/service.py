@@ -18,11 +18,13 @@ from consumer.config import CLIENT_ID, Config
 from consumer.metrics import Metrics
 from consumer.migrations import migrate
 from consumer.pipeline import Pipeline
+from consumer.positions import Positions
 from consumer.quarantine import Quarantine
 from consumer.rollups import summed_here
 from consumer.sink import Sink, SinkError, SinkUnavailable
-from consumer.source import Positions, Source, create_topics
+from consumer.source import Source
 from consumer.tables import existing_tables
+from consumer.topics import create_topics
 from schemas import dead_letter
 from schemas.catalogue import RECORDS
 from schemas.rollup import ROLLUPS

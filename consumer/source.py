@@ -14,27 +14,24 @@ such as a right that we lack, ends the process.
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     IllegalGenerationError,
     IllegalStateError,
     KafkaError,
     RebalanceInProgressError,
-    TopicAlreadyExistsError,
     UnknownMemberIdError,
 )
-from aiokafka.errors import for_code as error_for_code
 
 from consumer.kafka_errors import lasts
 from consumer.membership import NO_GENERATION, Mark, Membership, NoMember
 from consumer.patience import Patience
+from consumer.positions import Positions, find_positions
 from consumer.record import Partition, Record
 from service.broker import BrokerError, BrokerUnavailable, one_line
 from service.unpack import Unreadable, bound_client_library, payload_and_fault
@@ -56,22 +53,7 @@ MAX_POLL_INTERVAL_MS = 900_000
 # How often we look whether the group has told us our partitions.
 OPEN_POLL_S = 0.2
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a partition is read from, and what is known of it as it becomes ours."""
-
-    offset: int  # the committed one, or that of the first record
-    metadata: str
-    log_start: int
-    log_end: int
-    is_committed: bool = True
-
-
-Positions = Mapping[Partition, Position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +292,7 @@ class Source:
 
     async def _open(self, assignment: int, partitions: frozenset[Any]) -> None:
         """Find out where to begin, then let records come."""
-        positions = await self._patiently(self._positions, partitions)
+        positions = await self._positions_of(partitions)
         # A rebalance cancels us, but may have begun within the last step.
         if assignment != self.assignment:
             return
@@ -322,43 +304,17 @@ class Source:
         await self._on_assigned(assignment, positions)
         self._is_open.set()
 
-    async def _patiently(self, ask: Callable[[Any], Awaitable[T]], subject: Any) -> T:
+    async def _positions_of(self, partitions: frozenset[Any]) -> Positions:
         patience = Patience("committed offsets awaited")
         while True:
             try:
-                return await ask(subject)
+                return await find_positions(
+                    self._consumer, self._membership, partitions, latest_s=self._latest_s
+                )
             except KafkaError as error:
                 self._raise_if_it_lasts("does not tell what is committed", error)
                 reason = one_line(error)
             await patience.rest(reason)
-
-    async def _positions(self, partitions: frozenset[Any]) -> dict[Partition, Position]:
-        pairs = [(one.topic, one.partition) for one in partitions]
-        committed = await self._membership.committed(pairs)
-        log_starts = await self._consumer.beginning_offsets(partitions)
-        log_ends = await self._consumer.end_offsets(partitions)
-        firsts = log_starts if self._latest_s is None else log_ends
-        recent = await self._recent_offsets(log_ends)
-        positions = {}
-        for pair, partition in zip(pairs, partitions, strict=True):
-            offset, metadata = committed.get(pair, (firsts[partition], ""))
-            offset = max(offset, recent[partition])
-            positions[pair] = Position(
-                offset,
-                metadata,
-                log_starts[partition],
-                log_ends[partition],
-                is_committed=pair in committed,
-            )
-        return positions
-
-    async def _recent_offsets(self, log_ends: Mapping[Any, int]) -> dict[Any, int]:
-        """Where the records begin that are young enough; 0 where all are."""
-        if self._latest_s is None:
-            return dict.fromkeys(log_ends, 0)
-        since_ms = int((time.time() - self._latest_s) * 1000)
-        found = await self._consumer.offsets_for_times(dict.fromkeys(log_ends, since_ms))
-        return {one: at.offset if (at := found.get(one)) else log_ends[one] for one in log_ends}
 
     async def stop(self) -> None:
         """Leave the group."""
@@ -384,30 +340,3 @@ def _records(fetched: Iterable[Any]) -> list[Record]:
         )
         for one in fetched
     ]
-
-
-async def create_topics(connection: Mapping[str, Any], topics: Sequence[str]) -> None:
-    """Create the topics that are missing, as the broker's own defaults say.
-
-    Where we may not, somebody else has to: the consumer waits for them either way.
-
-    Raises:
-        BrokerUnavailable: no broker answers, or none lets us in.
-    """
-    admin = AIOKafkaAdminClient(**connection)
-    try:
-        await admin.start()
-        missing = sorted(set(topics) - set(await admin.list_topics()))
-        answer = await admin.create_topics([_new_topic(name) for name in missing])
-    except KafkaError as error:
-        raise BrokerUnavailable(one_line(error)) from None
-    finally:
-        await admin.close()
-    for name, code, reason in answer.topic_errors:
-        if code and error_for_code(code) is not TopicAlreadyExistsError:
-            log.warning("topic not created", extra={"topic": name, "reason": reason or code})
-
-
-def _new_topic(name: str) -> NewTopic:
-    # -1 is the broker's default; the client takes it only beside an explicit lack of replicas.
-    return NewTopic(name, num_partitions=-1, replication_factor=-1, replica_assignments={})

@@ -26,8 +26,9 @@ OWNERS = {
     "bcc": {"agent/compiler.py"},
     "pyroute2": {"agent/netlink.py"},
     # One for each direction; unpack stands in for a part of it, quarantine writes what could not be
-    # read and alerts what was found, topics does both by hand, and reach only comes in.  Beside
-    # source, membership reaches behind the client's face, and kafka_errors sorts what it says.
+    # read and alerts what was found, hookline's topics does both by hand, the consumer's only makes
+    # them, and reach only comes in.  Beside source, membership reaches behind the client's face,
+    # and kafka_errors sorts what it says.
     "aiokafka": {
         "agent/publisher.py",
         "agent/rules/subscriber.py",
@@ -37,6 +38,7 @@ OWNERS = {
         "consumer/kafka_errors.py",
         "consumer/quarantine.py",
         "consumer/rule_orders.py",
+        "consumer/topics.py",
         "consumer/alerts/publisher.py",
         "hookline/topics.py",
         "service/reach.py",

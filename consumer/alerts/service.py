@@ -36,10 +36,12 @@ from consumer.alerts.publisher import Publisher
 from consumer.alerts.rows import NS_PER_S
 from consumer.alerts.sql_rules import SqlRules, sql_rules_of
 from consumer.alerts.watch import Watch, topics
+from consumer.positions import Positions
 from consumer.record import Partition, Record
 from consumer.rule_orders import RuleOrders
 from consumer.sink import SinkUnavailable
-from consumer.source import Positions, Source, create_topics
+from consumer.source import Source
+from consumer.topics import create_topics
 from schemas.alert import ALERT
 from schemas.rules.rule import RuleError
 from schemas.rules.signed import read_key

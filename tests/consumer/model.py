@@ -19,10 +19,11 @@ import numpy as np
 from consumer.metrics import Metrics
 from consumer.pipeline import Pipeline
 from consumer.plan import insert_token
+from consumer.positions import Position
 from consumer.presence import missing, name_of, rows_by_day
 from consumer.record import Accepted, Record
 from consumer.sink import BlockRefused, SinkUnavailable
-from consumer.source import Fetched, Position
+from consumer.source import Fetched
 from schemas import wire
 from schemas.flow import FLOW
 

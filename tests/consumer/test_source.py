@@ -13,7 +13,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from consumer.membership import NO_GENERATION
-from consumer.source import Position, Source
+from consumer.positions import Position
+from consumer.source import Source
 from service.broker import BrokerError
 from tests.consumer.process import FLOWS, committed, publish
 from tests.schemas.batches import a_batch

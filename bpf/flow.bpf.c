@@ -21,7 +21,7 @@
  * INTERFACE_SLOTS (a power of two), RING_PAGES, SAMPLE_ONE_IN (0: none), SAMPLE_FIRST (0 or 1),
  * PERF_BUFFER (where the kernel has no ring buffer), CONTEXTS_PER_CPU (a power of two), TUNNELS,
  * IS_VXLAN_PORT(port_be), DNS and TLS (0 or 1: whether names are wanted), IS_DNS_PORT(port_be),
- * LIMITED_SOURCES (rules.bpf.h), REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to
+ * LIMITED_SOURCES (limits.bpf.h), REPLAY and REPLAY_TICK_NS (replay.bpf.h), and the hash key SEED_0 to
  * SEED_10 (seed.h).  Only while somebody captures, also CAPTURES and what capture.bpf.h wants.
  */
 #include "events.h"

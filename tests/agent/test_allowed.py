@@ -14,6 +14,7 @@ from agent.rules.allowed import AllowList, never_dropped, ssh_ports
 from schemas.rules.allow import conflicts
 from schemas.rules.rule import Rule
 from service.options import ConfigError
+from tests.lab.waiting import wait_until
 
 HERE = ip_address("127.0.0.1")
 
@@ -50,8 +51,9 @@ def test_the_session_somebody_has_come_in_by_is_allowed_wherever_its_server_list
         allow_list = AllowList((), list, ports)
         assert (HERE, port) not in allow_list.look().ssh_peers
         with socket.create_connection(("127.0.0.1", port)):
+            # Our end may be connected before the server's has our answer.
+            wait_until(lambda: (HERE, port) in allow_list.look().ssh_peers, "the session", 10)
             allowed = allow_list.look()
-            assert (HERE, port) in allowed.ssh_peers
             rule = Rule(name="r", match=f"tcp dst port {port}")
             assert f"SSH from 127.0.0.1 to port {port}" in conflicts(rule, allowed)
 

@@ -1,112 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole consumer between a real Kafka and the real engine.
-
-All tests share one broker, so each has a group and nodes of its own and looks at those alone.
-What was there before a test is deleted: a new group would have to read and store all of it.
-"""
+"""The whole consumer between a real Kafka and the real engine: records in, rows out."""
 
 import asyncio
-import itertools
 import os
-import socket
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack
 import pytest
-import pytest_asyncio
 
-from agent.capabilities import capability_set, status_field
 from hookline.kafka import Kafka
 from schemas import wire
 from schemas.catalogue import RECORDS
 from schemas.clickhouse import DATABASE
-from schemas.dead_letter import TOPIC as DEAD_LETTERS
 from schemas.ledger import LEDGER
 from schemas.rollup import ROLLUPS
-from tests.consumer.engine import Engine
+from tests.consumer.place import TOPICS, Place, place
 from tests.consumer.process import (
-    DEADLINE_S,
     FLOWS,
-    POLL_S,
-    Consumer,
     ask,
     committed,
     create_topics,
     dead_letters,
     delete_everything,
     free_port,
-    has_read_everything,
     held,
     publish,
     publish_payloads,
 )
 from tests.schemas.batches import a_batch
 
+__all__ = ["place"]  # a fixture
 pytestmark = pytest.mark.services
-
-TOPICS = [record.topic for record in RECORDS]
-SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
-numbers = itertools.count()
-
-
-class Place:
-    """One test's names: its group, its node and its database."""
-
-    def __init__(self, kafka: str, directory: Path) -> None:
-        self.kafka = kafka
-        self.directory = directory
-        self.node = f"node-{next(numbers)}"
-        self.group = f"group-of-{self.node}"
-        self.database = directory / "db"
-
-    def consumer(self, *flags: str, name: str = "consumer", run_by: Sequence[str] = ()) -> Consumer:
-        return Consumer(
-            self.directory,
-            *("--kafka", self.kafka, "--group", self.group, "--group-instance", name),
-            *("--clickhouse", f"chdb://{self.database}", "--max-age", "0.2", *flags),
-            name=name,
-            run_by=run_by,
-        )
-
-    async def store_everything(self) -> None:
-        """Run a consumer until nothing is left to read."""
-        with self.consumer() as consumer:
-            await self.until_read(consumer)
-            assert await consumer.terminate() == 0
-
-    async def until_read(self, consumer: Consumer) -> None:
-        """Return once everything that is in Kafka now is stored, or a dead letter."""
-        await consumer.until_ready()
-        async with asyncio.timeout(DEADLINE_S):
-            while not await has_read_everything(self.kafka, self.group, TOPICS):
-                assert consumer.process.poll() is None, consumer.log
-                await asyncio.sleep(POLL_S)
-
-    def engine(self) -> Engine:
-        return Engine(self.database)
-
-    def tables(self) -> set[str]:
-        with self.engine() as engine:
-            query = f"SELECT groupArray(name) FROM system.tables WHERE database = '{DATABASE}'"
-            return set(engine.value(query))
-
-    def stored(self, what: str = "count()", table: str = "flows", node: str = "") -> object:
-        with self.engine() as engine:
-            return engine.value(
-                f"SELECT {what} FROM {DATABASE}.{table} WHERE node LIKE '{node or self.node}'"
-            )
-
-
-@pytest_asyncio.fixture
-async def place(kafka: str, tmp_path: Path) -> Place:
-    # What comes into being while a group reads makes its partitions move.
-    topics = (*TOPICS, DEAD_LETTERS)
-    await create_topics(kafka, topics, partitions=1)
-    await delete_everything(kafka, *topics)
-    return Place(kafka, tmp_path)
 
 
 async def test_what_agents_publish_is_in_the_tables(place):
@@ -133,26 +59,6 @@ async def test_what_agents_publish_is_in_the_tables(place):
         assert engine.value(
             f"SELECT sum(bytes) FROM {DATABASE}.flows WHERE node = '{nodes[0]}'"
         ) == 2 * int(sent.columns["bytes"].sum())
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become nobody: sudo make test")
-async def test_a_consumer_is_nobody_and_may_do_nothing(kafka):
-    nobody = ("--reuid=65534", "--regid=65534", "--clear-groups")
-    nothing = ("--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all")
-    # Not below tmp_path, which only its owner may enter.
-    with tempfile.TemporaryDirectory(prefix="hookline-nobody-") as folder:
-        os.chown(folder, 65534, 65534)
-        place = Place(kafka, Path(folder))
-        await publish(kafka, a_batch(rows=10, node=place.node))
-
-        with place.consumer(run_by=("setpriv", *nobody, *nothing)) as consumer:
-            await place.until_read(consumer)
-            status = Path(f"/proc/{consumer.process.pid}/status").read_text()
-            assert await consumer.terminate() == 0
-
-        assert status_field("Uid", status) == "65534"
-        assert {capability_set(f"Cap{one}", status) for one in SETS} == {0}
-        assert place.stored() == 10
 
 
 async def test_a_consumer_that_continues_stores_the_rest_and_nothing_twice(place):
@@ -322,70 +228,6 @@ async def test_an_insert_that_cannot_succeed_ends_the_process_and_commits_nothin
     assert await committed(place.kafka, place.group) == begin
 
 
-async def test_a_consumer_may_be_started_before_kafka(tmp_path):
-    place = Place(f"127.0.0.1:{free_port()}", tmp_path)
-
-    with place.consumer() as consumer:
-        await consumer.until(lambda: "waiting part='kafka at" in consumer.log)
-        async with Kafka(tmp_path / "kafka", port=int(place.kafka.rpartition(":")[2])):
-            await consumer.until_ready()
-            await publish(place.kafka, a_batch(rows=10, node=place.node))
-            await consumer.until_inserted(10, table="flows")
-            assert await consumer.terminate() == 0
-
-    assert place.stored() == 10
-
-
-async def test_a_consumer_without_kafka_gives_up_after_its_deadline_with_one_clear_line(tmp_path):
-    place = Place(f"127.0.0.1:{free_port()}", tmp_path)
-
-    with place.consumer("--start-timeout", "2") as consumer:
-        assert await consumer.ended() == 1
-        last = f"consumer: kafka at {place.kafka} is not available after 2 s: no broker answers\n"
-        assert consumer.log.endswith(last)
-        assert consumer.log.count("waiting part=") == 1
-        assert "Traceback" not in consumer.log
-
-
-async def test_a_consumer_without_clickhouse_gives_up_after_its_deadline(place):
-    port = free_port()
-
-    with place.consumer(
-        "--start-timeout", "2", "--clickhouse", f"http://127.0.0.1:{port}"
-    ) as consumer:
-        assert await consumer.ended() == 1
-        assert f"clickhouse at http://127.0.0.1:{port} is not available after 2 s: " in consumer.log
-        assert "Traceback" not in consumer.log
-
-
-async def test_a_second_consumer_cannot_open_the_same_database(place):
-    with place.consumer() as consumer:
-        await consumer.until_ready()
-        with place.consumer("--start-timeout", "8", name="second") as second:
-            assert await second.ended() == 1
-            assert "is not available after 8 s: " in second.log
-            assert "lock" in second.log.lower()
-
-
-async def test_sigterm_while_waiting_for_kafka_ends_at_once(tmp_path):
-    place = Place(f"127.0.0.1:{free_port()}", tmp_path)
-
-    with place.consumer() as consumer:
-        await consumer.until(lambda: "waiting part='kafka at" in consumer.log)
-        assert await consumer.terminate() == 0
-
-
-async def test_a_table_that_another_hand_changed_is_refused_in_one_line(place):
-    with place.engine() as engine:
-        engine.migrate()
-        engine.execute(f"ALTER TABLE {DATABASE}.flows MODIFY COLUMN dscp String")
-
-    with place.consumer() as consumer:
-        assert await consumer.ended() == 1
-        assert "consumer: column hookline.flows.dscp has type String" in consumer.log
-        assert "Traceback" not in consumer.log
-
-
 async def test_the_embedded_engine_answers_queries_while_records_come_in(place):
     port = free_port()
     await publish(place.kafka, a_batch(rows=10, node=place.node))
@@ -397,18 +239,6 @@ async def test_the_embedded_engine_answers_queries_while_records_come_in(place):
         assert await consumer.terminate() == 0
 
     assert answer == "10\n"
-
-
-async def test_a_port_that_is_taken_is_named_in_one_line(place):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-
-        with place.consumer("--serve", f"127.0.0.1:{port}") as consumer:
-            assert await consumer.ended() == 1
-            assert f"consumer: port {port} on 127.0.0.1 is taken" in consumer.log
-            assert "Traceback" not in consumer.log
 
 
 async def test_records_that_kafka_deleted_before_they_were_read_are_counted(place):

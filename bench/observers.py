@@ -16,7 +16,7 @@ from agent.plan import remove_all, root_of
 from bench.processes import agent, started
 from bench.ruled import enforced
 from bench.sidecars import envoy, haproxy, on_both, on_server
-from bench.sites import PORT, Node, Site
+from bench.sites import PORT, Node, Site, standing_still
 from hookline.drop.orders import change
 from schemas.rules.limit import Limit
 
@@ -71,8 +71,10 @@ def _nothing(_site: Site, _folder: Path, _kafka: str) -> Iterator[None]:
     yield
 
 
-def hookline(*flags: str, ends: int = 1, has_rules: bool = False) -> Observer:
-    """The agent on the server's node, or an agent on each."""
+def hookline(
+    *flags: str, ends: int = 1, has_rules: bool = False, is_still: bool = False
+) -> Observer:
+    """The agent on the server's node, or an agent on each; *is_still*: only what it has loaded."""
 
     @contextmanager
     def begin(site: Site, folder: Path, kafka: str) -> Iterator[None]:
@@ -81,7 +83,10 @@ def hookline(*flags: str, ends: int = 1, has_rules: bool = False) -> Observer:
                 pid = stack.enter_context(_an_agent(node, folder, kafka, *flags))
                 if has_rules:
                     _add_rules(agent_name(node))
-                stack.enter_context(site.observed_by(pid, node))
+                if is_still:
+                    stack.enter_context(standing_still(pid, node))
+                else:
+                    stack.enter_context(site.observed_by(pid, node))
             yield
 
     return Observer(begin)
@@ -174,6 +179,9 @@ OBSERVERS = {
     WITHOUT_RULES: hookline(),
     OURS: hookline(has_rules=True),
     OURS_TWICE: hookline(has_rules=True, ends=2),
+    # What of it is the programs', and what the agent's looks at its buffers without rows to make.
+    "hookline, its agent standing still": hookline(has_rules=True, is_still=True),
+    "hookline, an interval of a minute": hookline("--interval", "60", has_rules=True),
     "hookline, every packet's headers": hookline("--sample", "1", has_rules=True),
     EVENTS: Observer(_watched),
     NFT: Observer(_counted, ("nft",), "nftables"),

@@ -110,6 +110,17 @@ class Site:
 
 
 @contextmanager
+def standing_still(pid: int, node: Node) -> Iterator[None]:
+    """That process, started elsewhere, does nothing; what it has put into the kernel goes on."""
+    pin(pid, node.cpu)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)  # so that it can end
+
+
+@contextmanager
 def a_site(number: int, folder: Path) -> Iterator[Site]:
     """Both nodes with a link between them, and the web server, which answers."""
     own = f"hlb{os.getpid()}-{number}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The capabilities that the deploy files grant are what an agent needs, no more and no less."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.capabilities import TO_ATTACH
+from agent.plan import remove_all, root_of
 from tests.deploy.test_compose import SERVICES
+from tests.lab.agents import SPOOLS
 
 ROOT = Path(__file__).parents[2]
 GRANTED = [name.lower() for name in SERVICES["agent"]["cap_add"]]
@@ -24,7 +27,7 @@ def what_an_agent_says(interface: str, *flags: str, capabilities: list[str]) -> 
         [
             *("setpriv", "--no-new-privs", f"--inh-caps={chosen}", f"--bounding-set={chosen}"),
             *(sys.executable, "-m", "agent", f"--interface={interface}", f"--kafka={NOWHERE}"),
-            *(f"--name={interface}", "--stop-timeout=0.1", *flags),
+            *(f"--name={interface}", f"--spool={SPOOLS}", "--stop-timeout=0.1", *flags),
         ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -37,6 +40,9 @@ def what_an_agent_says(interface: str, *flags: str, capabilities: list[str]) -> 
             agent.terminate()
     agent.stderr.close()
     agent.wait()
+    # What Kafka has not got is kept for the next agent, and there is none.
+    remove_all(root_of(interface))
+    shutil.rmtree(SPOOLS / interface, ignore_errors=True)
     return "".join(lines)
 
 

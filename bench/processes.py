@@ -41,12 +41,13 @@ def agent_name() -> str:
 def agent(interface: str, kafka: str, *flags: str) -> Iterator[int]:
     name = agent_name()
     base = ("--interface", interface, "--kafka", kafka, "--name", name, "--node", "bench")
-    try:
-        with started("agent", *base, *flags, ready="agent ready") as pid:
-            yield pid
-    finally:
-        # What an agent leaves is for the next one.
-        remove_all(root_of(name))
+    # What an agent leaves, in its spool and in the kernel, is for the next one.
+    with tempfile.TemporaryDirectory(prefix="hookline-bench-") as spool:
+        try:
+            with started("agent", *base, "--spool", spool, *flags, ready="agent ready") as pid:
+                yield pid
+        finally:
+            remove_all(root_of(name))
 
 
 @contextmanager

@@ -121,17 +121,17 @@ def seconds_to_be_ready(interface: str, cgroup: str) -> float:
     name = f"hlb{os.getpid()}"
     flags = ("--interface", interface, "--kafka", NOWHERE, "--cgroup", cgroup)
     own = ("--name", name, "--node", "bench", "--stop-timeout", "0.1")
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agent", *flags, *own], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    with process:
-        for line in process.stderr:
-            if "agent ready" in line:
-                took = time.perf_counter() - began
-                process.terminate()
-    # What an agent leaves is for the next one.
-    remove_all(root_of(name))
+    # What an agent leaves, in its spool and in the kernel, is for the next one.
+    with tempfile.TemporaryDirectory(prefix="hookline-bench-") as spool:
+        command = [sys.executable, "-m", "agent", *flags, *own, "--spool", spool]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        with process:
+            for line in process.stderr:
+                if "agent ready" in line:
+                    took = time.perf_counter() - began
+                    process.terminate()
+        remove_all(root_of(name))
     return took
 
 

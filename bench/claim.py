@@ -45,6 +45,8 @@ from bench.spray import ksoftirqd
 from hookline.kafka import Kafka
 
 _WARM_S = 0.1
+# As many ends of an agent's interval are in each turn.
+TURN_S = 1
 
 
 Client = Callable[[Site], Answers]
@@ -199,7 +201,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
     parser.add_argument("--rounds", type=int, default=3, help="at 10,000 requests a second")
-    parser.add_argument("--seconds", type=int, default=1, help="of each turn: ends of an interval")
+    parser.add_argument(
+        "--seconds", type=int, default=TURN_S, help="of each turn: ends of an interval"
+    )
     parser.add_argument("--envoy", type=Path, metavar="FILE", help="where it is not in PATH")
     flags = parser.parse_args()
     if flags.envoy:

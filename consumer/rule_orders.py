@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
-from aiokafka.errors import for_code as error_for_code
+from aiokafka.errors import KafkaError
 
+from consumer.topics import new_topic, refused_topics
 from schemas.rules.signed import TOPIC
 from service.broker import Broker, BrokerUnavailable, one_line
 
@@ -87,23 +86,7 @@ class RuleOrders:
         return producer
 
     async def _ensure_topic(self) -> None:
-        admin = AIOKafkaAdminClient(**self._broker.connection())
-        topic = NewTopic(
-            TOPIC,
-            num_partitions=_PARTITIONS,
-            replication_factor=-1,
-            replica_assignments={},
-            topic_configs=_TOPIC_CONFIGS,
-        )
-        try:
-            await admin.start()
-            if TOPIC in await admin.list_topics():
-                return
-            answer = await admin.create_topics([topic])
-        except KafkaError as error:
-            raise BrokerUnavailable(one_line(error)) from None
-        finally:
-            await admin.close()
-        for _, code, reason in answer.topic_errors:
-            if code and error_for_code(code) is not TopicAlreadyExistsError:
-                raise BrokerUnavailable(f"topic {TOPIC} cannot be created: {reason or code}")
+        topic = new_topic(TOPIC, partitions=_PARTITIONS, configs=_TOPIC_CONFIGS)
+        refused = await refused_topics(self._broker.connection(), [topic])
+        if refused:
+            raise BrokerUnavailable(f"topic {TOPIC} cannot be created: {refused[TOPIC]}")

@@ -14,7 +14,7 @@ from service.broker import BrokerUnavailable, one_line
 log = logging.getLogger(__name__)
 
 
-async def create_topics(connection: Mapping[str, Any], topics: Sequence[str]) -> None:
+async def create_topics(connection: Mapping[str, Any], names: Sequence[str]) -> None:
     """Create the topics that are missing, as the broker's own defaults say.
 
     Where we may not, somebody else has to: the consumer waits for them either way.
@@ -22,20 +22,44 @@ async def create_topics(connection: Mapping[str, Any], topics: Sequence[str]) ->
     Raises:
         BrokerUnavailable: no broker answers, or none lets us in.
     """
+    refused = await refused_topics(connection, [new_topic(name) for name in sorted(set(names))])
+    for name, reason in refused.items():
+        log.warning("topic not created", extra={"topic": name, "reason": reason})
+
+
+async def refused_topics(
+    connection: Mapping[str, Any], topics: Sequence[NewTopic]
+) -> dict[str, str]:
+    """Create those that are missing; which of them the broker did not create, and why.
+
+    Raises:
+        BrokerUnavailable: no broker answers, or none lets us in.
+    """
     admin = AIOKafkaAdminClient(**connection)
     try:
         await admin.start()
-        missing = sorted(set(topics) - set(await admin.list_topics()))
-        answer = await admin.create_topics([_new_topic(name) for name in missing])
+        there = set(await admin.list_topics())
+        answer = await admin.create_topics([one for one in topics if one.name not in there])
     except KafkaError as error:
         raise BrokerUnavailable(one_line(error)) from None
     finally:
         await admin.close()
-    for name, code, reason in answer.topic_errors:
-        if code and error_for_code(code) is not TopicAlreadyExistsError:
-            log.warning("topic not created", extra={"topic": name, "reason": reason or code})
+    return {
+        name: str(reason or code)
+        for name, code, reason in answer.topic_errors
+        if code and error_for_code(code) is not TopicAlreadyExistsError
+    }
 
 
-def _new_topic(name: str) -> NewTopic:
+def new_topic(
+    name: str, *, partitions: int = -1, configs: Mapping[str, str] | None = None
+) -> NewTopic:
+    """A topic of as many replicas, and by default partitions, as the broker has by default."""
     # -1 is the broker's default; the client takes it only beside an explicit lack of replicas.
-    return NewTopic(name, num_partitions=-1, replication_factor=-1, replica_assignments={})
+    return NewTopic(
+        name,
+        num_partitions=partitions,
+        replication_factor=-1,
+        replica_assignments={},
+        topic_configs=configs,
+    )

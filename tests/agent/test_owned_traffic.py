@@ -48,6 +48,14 @@ def owners_at(published: Published, port: int) -> dict[tuple[int, int], set[tupl
     return found
 
 
+def answering(stack: ExitStack, group: Cgroup, address: str) -> tuple[subprocess.Popen, End]:
+    """A server in a cgroup until *stack* is left, and where it listens."""
+    options = {"stdout": subprocess.PIPE, "text": True}
+    server = stack.enter_context(group.running(sys.executable, "-c", SERVER, address, **options))
+    stack.callback(server.stdout.close)
+    return server, (address, int(server.stdout.readline()))
+
+
 def talk(client: socket.socket, datagrams: socket.socket, server: End) -> None:
     client.sendall(b"x")
     datagrams.sendto(b"x", server)
@@ -59,12 +67,7 @@ def talk(client: socket.socket, datagrams: socket.socket, server: End) -> None:
 def test_an_agent_knows_who_has_sockets_that_are_older_than_it(kafka, wire, is_asked):
     with ExitStack() as stack:
         web = stack.enter_context(a_cgroup("web.service"))
-        options = {"stdout": subprocess.PIPE, "text": True}
-        server = stack.enter_context(
-            web.running(sys.executable, "-c", SERVER, wire.near.ipv4, **options)
-        )
-        stack.callback(server.stdout.close)
-        where = wire.near.ipv4, int(server.stdout.readline())
+        server, where = answering(stack, web, wire.near.ipv4)
         with wire.far.namespace.entered():
             client = stack.enter_context(socket.create_connection(where))
             datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -88,12 +91,7 @@ def test_an_agent_knows_who_has_sockets_that_are_older_than_it(kafka, wire, is_a
 def test_on_loopback_each_direction_has_the_process_at_its_end(kafka, lab):
     with ExitStack() as stack:
         container = stack.enter_context(a_cgroup(f"docker-{'ab' * 32}.scope"))
-        options = {"stdout": subprocess.PIPE, "text": True}
-        server = stack.enter_context(
-            container.running(sys.executable, "-c", SERVER, "127.0.0.1", **options)
-        )
-        stack.callback(server.stdout.close)
-        where = "127.0.0.1", int(server.stdout.readline())
+        server, where = answering(stack, container, "127.0.0.1")
         client = stack.enter_context(socket.create_connection(where))
         datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for one in (client, datagrams):
@@ -142,12 +140,7 @@ def test_a_connection_that_was_short_is_known_by_its_events(kafka, wire, is_held
         observed = stack.enter_context(agent(*watching(wire.near.name, web), kafka=kafka))
         if is_held_up:
             os.kill(observed.pid, signal.SIGSTOP)
-        options = {"stdout": subprocess.PIPE, "text": True}
-        server = stack.enter_context(
-            web.running(sys.executable, "-c", SERVER, wire.near.ipv4, **options)
-        )
-        stack.callback(server.stdout.close)
-        where = wire.near.ipv4, int(server.stdout.readline())
+        server, where = answering(stack, web, wire.near.ipv4)
         with wire.far.namespace.entered():
             client = socket.create_connection(where)
             datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

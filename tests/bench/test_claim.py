@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from agent.config import Config
 from bench import claim, load
 from bench import claim_tables as tables
 from bench.claim_tables import CLOSE, STAY, Found
@@ -177,6 +178,10 @@ def test_a_peer_that_is_missing_is_said_to_be():
     assert rows[PROXY][0] == "not installed: apt-get install no-such-package"
     assert rows[BARE][-1]["median"] == 0
     assert list(rows) == list(OBSERVERS)
+
+
+def test_the_ends_of_an_agents_intervals_are_in_each_turn():
+    assert claim.TURN_S % Config(node="bench").interval == 0
 
 
 def test_a_file_that_is_no_envoy_is_refused_in_one_line(tmp_path):
